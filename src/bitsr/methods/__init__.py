@@ -1,0 +1,1 @@
+"""Compression methods: one paper, one file, each a list of stages."""

@@ -1,0 +1,1 @@
+"""Post-training quantization: a few unlabelled pictures, minutes, no ground truth."""

@@ -1,0 +1,59 @@
+"""Bounds of activations and weight rows: MinMax, Percentile and DOBI (2DQuant, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Bounds = tuple[Tensor, Tensor]
+Search = Callable[[Tensor, int], Bounds]  # (..., n) -> lower and upper of shape (..., 1)
+
+
+def minmax(v: Tensor, bits: int = 8) -> Bounds:
+    """The extremes of the last axis; ``bits`` does not matter."""
+    return v.amin(-1, keepdim=True), v.amax(-1, keepdim=True)
+
+
+def percentile(v: Tensor, bits: int = 8, tail: float = 1e-3) -> Bounds:
+    """The ``tail`` and 1 - ``tail`` quantiles of the last axis (order statistics, no interpolation)."""
+    n = v.shape[-1]
+    skip = min(int(tail * n), (n - 1) // 2)
+    ordered = v.sort(dim=-1).values
+    return ordered[..., skip : skip + 1], ordered[..., n - 1 - skip : n - skip]
+
+
+def one_sided(v: Tensor) -> bool:
+    """Whether all but a small part of the range lies above zero, as in softmax maps and after GELU or ReLU."""
+    return bool(v.min() >= -0.2 * v.max())
+
+
+def dobi(
+    v: Tensor, bits: int, candidates: int = 100, from_below: bool | None = None, weight: Tensor | None = None
+) -> Bounds:
+    """Distribution-oriented bound initialization: the candidate range with the least squared error, along the last axis.
+
+    Bell-shaped tensors shrink from both ends by range / (2 K) a step; one-sided ones keep the minimum and lower the upper bound by
+    range / K a step (the paper prints range / 2K and a plus sign; its code has this).  ``from_below`` None decides from the
+    data; in 2DQuant's code it is never set.  ``weight`` weighs the elements (the diagonal of the input's covariance).
+    The first candidate of least error wins.
+    """
+    if from_below is None:
+        from_below = v.ndim == 1 and one_sided(v)
+    low, high = minmax(v)
+    levels = 2**bits - 1
+    best_error = torch.full_like(low, torch.inf)
+    lower, upper = low.clone(), high.clone()
+    for i in range(candidates):
+        if from_below:
+            l, u = low, high - i * (high - low) / candidates
+        else:
+            l, u = low + i * (high - low) / (2 * candidates), high - i * (high - low) / (2 * candidates)
+        step = ((u - l) / levels).clamp_min(1e-12)
+        error = (((v - l) / step).round_().clamp_(0, levels).mul_(step).add_(l) - v).square_()
+        error = (error if weight is None else error * weight).sum(-1, keepdim=True)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        lower, upper = torch.where(better, l, lower), torch.where(better, u, upper)
+    return lower, upper

@@ -1,0 +1,215 @@
+"""What every post-training method shares: the networks at work, and bounds and rounding layer by layer."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bitsr.errors import ConfigError
+from bitsr.methods.ptq.bounds import Search, minmax
+from bitsr.methods.ptq.config import PTQConfig
+from bitsr.methods.ptq.samples import collect
+from bitsr.methods.ptq.scope import assign_bits, execution_order
+from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, replace
+from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
+
+BATCH = 4
+SYMMETRIC_FROM = 8  # weight bits from which rows are symmetric: no sum over the inputs when executed
+
+
+def to_batches(pictures: Sequence[NDArray[np.uint8]], size: int = BATCH) -> list[Tensor]:
+    """Equal-sized HxWx3 uint8 pictures -> batches NCHW float32 in [0,1]."""
+    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    return list(stacked.split(size))
+
+
+@dataclass
+class Work:
+    """Teacher (untouched) and student (compressed in place), and the calibration crops as batches."""
+
+    teacher: nn.Module
+    student: nn.Module
+    batches: list[Tensor]
+    config: PTQConfig
+    seed: int
+    layers: dict[str, QuantLayer | QuantMatMul] = field(default_factory=dict)
+    output_std: dict[str, float] = field(default_factory=dict)
+
+
+Stage = Callable[[Work], None]
+
+
+def begin(model: nn.Module, pictures: Sequence[NDArray[np.uint8]], config: PTQConfig, seed: int) -> Work:
+    """Copy the network and put the compressed twins in place; they compute what the originals did."""
+    if not pictures:
+        raise ConfigError("calibration needs at least one picture")
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    student = copy.deepcopy(teacher)
+    batches = to_batches(pictures)
+    channels = getattr(getattr(model, "descriptor", None), "color", "rgb")
+    if channels != "rgb":
+        batches = [to_network_color(b, channels) for b in batches]
+    bits = assign_bits(teacher, execution_order(teacher, batches[0][:1]), config)
+    if not bits and min(config.w_bits, config.a_bits) < 16:
+        raise ConfigError(f"{type(model).__name__} has no linear layer or convolution that could be compressed")
+    work = Work(teacher, student, batches, config, seed)
+    for name, (w_bits, a_bits) in bits.items():
+        work.layers[name] = replace(student, name, w_bits, a_bits)
+    return work
+
+
+def to_network_color(rgb: Tensor, color: str) -> Tensor:
+    """NCHW RGB in [0,1] -> YCbCr (BT.601) or its Y, for networks that work on those."""
+    matrix = torch.tensor([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
+    offset = torch.tensor([16.0, 128.0, 128.0]).view(1, 3, 1, 1) / 255
+    ycbcr = torch.einsum("dc,nchw->ndhw", matrix, rgb) + offset
+    return ycbcr[:, :1] if color == "y" else ycbcr
+
+
+# ---- one layer -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """One layer's data: rows that the full-precision layer maps to ``target`` (N, out), and the rows ``x`` (N, d) that the
+    quantized prefix delivers instead, already multiplied by the layer's input scale but not yet quantized."""
+
+    x: Tensor
+    target: Tensor
+
+    def quantized(self, layer: QuantLayer) -> Tensor:
+        return self.x if layer.quantizer is None else layer.quantizer(self.x)
+
+
+LayerStep = Callable[[QuantLayer, Seen], None]
+
+
+def groups_of(layer: QuantLayer) -> Iterator[tuple[slice, slice]]:
+    """(output rows, columns of the unfolded input) of each convolution group; one pair for everything else."""
+    groups = layer.groups if isinstance(layer, QuantConv2d) else 1
+    rows, columns = layer.weight.shape[0] // groups, layer.weight[0].numel()
+    for g in range(groups):
+        yield slice(g * rows, (g + 1) * rows), slice(g * columns, (g + 1) * columns)
+
+
+def apply_weight(layer: QuantLayer, weight: Tensor, x: Tensor) -> Tensor:
+    """Rows (N, d) times the weight (out, ...) of a linear or of an unfolded, possibly grouped convolution: (N, out)."""
+    flat = weight.flatten(1)
+    return torch.cat([x[:, columns] @ flat[rows].T for rows, columns in groups_of(layer)], dim=1)
+
+
+def row_scale(layer: QuantLayer) -> Tensor | None:
+    """The input scale as it applies to unfolded rows."""
+    if layer.input_scale is None or not isinstance(layer, QuantConv2d):
+        return layer.input_scale
+    return layer.input_scale.repeat_interleave(math.prod(layer.kernel_size))  # type: ignore[arg-type]
+
+
+def needs_integer_zero(layer: QuantLayer) -> bool:
+    return isinstance(layer, QuantConv2d) and any(p > 0 for p in layer.padding)  # type: ignore[union-attr]
+
+
+def set_bounds(search: Search) -> LayerStep:
+    """The layer's input quantizer, by a search over the elements of its input."""
+
+    def step(layer: QuantLayer, seen: Seen) -> None:
+        if layer.a_bits >= 16:
+            return
+        flat = seen.x.flatten()
+        values = flat[:: max(1, flat.numel() // 2**17)]
+        values = torch.cat([values, flat.min()[None], flat.max()[None]])
+        lower, upper = search(values, layer.a_bits)
+        layer.quantizer = AffineQuantizer(layer.a_bits, lower.squeeze(), upper.squeeze(), needs_integer_zero(layer))
+
+    return step
+
+
+def row_grid(weight: Tensor, bits: int, search: Search) -> tuple[Tensor, Tensor]:
+    """(lower, step), each (rows, 1), of the grid of every weight row; symmetric from 8 bits on."""
+    if bits >= SYMMETRIC_FROM:
+        step = weight.abs().amax(1, keepdim=True).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
+        return -(2 ** (bits - 1)) * step, step
+    lower, upper = search(weight, bits)
+    return lower, ((upper - lower) / (2**bits - 1)).clamp_min(1e-12)
+
+
+def decide(layer: QuantLayer, codes: Tensor, scale: Tensor, mid: Tensor | None) -> None:
+    layer.decided = DecidedWeight(layer.w_bits, codes.view(layer.weight.shape), scale.flatten(), mid)
+
+
+def round_to_nearest(search: Search) -> LayerStep:
+    """Weight codes by rounding each row to its grid."""
+
+    def step(layer: QuantLayer, seen: Seen) -> None:
+        if layer.w_bits >= 16:
+            return
+        flat = layer.weight.detach().flatten(1)
+        lower, size = row_grid(flat, layer.w_bits, search)
+        codes = ((flat - lower) / size).round().clamp(0, 2**layer.w_bits - 1)
+        mid = None if layer.w_bits >= SYMMETRIC_FROM else (lower + 2 ** (layer.w_bits - 1) * size).flatten()
+        decide(layer, codes, size, mid)
+
+    return step
+
+
+# ---- all layers ----------------------------------------------------------------------------------------------------
+
+
+def layerwise(steps: Sequence[LayerStep], search: Search, groups: int = 1, samples: int = 4096) -> Stage:
+    """Apply ``steps`` to every layer in execution order; the statistics are refreshed ``groups`` times with all that
+    is quantized so far in place.  Operands of matrix products get their bounds by ``search``."""
+
+    @torch.no_grad()
+    def stage(work: Work) -> None:
+        names = list(work.layers)
+        size = math.ceil(len(names) / groups)
+        for start in range(0, len(names), size):
+            part = names[start : start + size]
+            weighted = [n for n in part if isinstance(work.layers[n], QuantLayer)]
+            reference = collect(work.teacher, weighted, work.batches, samples, seed=work.seed)
+            current = collect(work.student, part, work.batches, samples, seed=work.seed)
+            for name in part:
+                layer = work.layers[name]
+                if isinstance(layer, QuantMatMul):
+                    bound_operands(layer, current[name], search)
+                    continue
+                plain = work.teacher.get_submodule(name)
+                target = apply_weight(layer, plain.weight, reference[name][0])  # type: ignore[arg-type]
+                target = target if plain.bias is None else target + plain.bias  # type: ignore[operator]
+                work.output_std[name] = float(target.std())
+                scale = row_scale(layer)
+                seen = Seen(current[name][0] if scale is None else current[name][0] * scale, target)
+                for step in steps:
+                    step(layer, seen)
+
+    return stage
+
+
+@torch.no_grad()
+def bound_operands(layer: QuantMatMul, operands: tuple[Tensor, ...], search: Search) -> None:
+    if layer.a_bits >= 16:
+        return
+    layer.quantizer_a, layer.quantizer_b = (
+        AffineQuantizer(layer.a_bits, *(b.squeeze() for b in search(v, layer.a_bits))) for v in operands
+    )
+
+
+def finish(work: Work) -> nn.Module:
+    """The student, ready to run and to be packed: the floating-point weights of decided layers are dropped."""
+    for layer in work.layers.values():
+        if isinstance(layer, QuantLayer) and layer.decided is not None:
+            layer.weight = nn.Parameter(layer.decided().detach())
+    return work.student.requires_grad_(False).eval()
+
+
+def simple_stages(search: Search, weights: Search = minmax) -> list[Stage]:
+    """Bounds and nearest rounding from full-precision statistics: MinMax, Percentile and DOBI are this."""
+    return [layerwise([set_bounds(search), round_to_nearest(weights)], search)]
+

@@ -1,0 +1,55 @@
+"""Which layer gets how many bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bitsr.methods.ptq.config import PTQConfig
+from bitsr.parts.layers import replaceable
+from bitsr.parts.matmul import MatMul
+
+FLOATING = 32
+EDGE_BITS = 8
+
+
+@torch.no_grad()
+def execution_order(model: nn.Module, picture: Tensor) -> list[str]:
+    """Names of the compressible layers in the order in which they first run on ``picture`` (1xCxHxW)."""
+    order: list[str] = []
+    handles = []
+    for name, module in model.named_modules():
+        if replaceable(module):
+            handles.append(module.register_forward_pre_hook(lambda _m, _x, name=name: order.append(name)))
+    try:
+        model(picture)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(dict.fromkeys(order))
+
+
+def assign_bits(model: nn.Module, order: Sequence[str], config: PTQConfig) -> dict[str, tuple[int, int]]:
+    """(weight bits, activation bits) of every layer to be compressed, in execution order.
+
+    A network may name its sensitive branches in ``eight_bit`` (parts of layer names, such as 'esa'): they stay at 8 bit.
+    """
+    asked = (config.w_bits, config.a_bits)
+    edge = tuple(min(FLOATING, max(EDGE_BITS, bits)) for bits in asked)
+    convolutions = [n for n in order if isinstance(model.get_submodule(n), nn.Conv2d)]
+    transformer = len(convolutions) < len(order)
+    sensitive: Sequence[str] = getattr(model, "eight_bit", ()) if config.scope == "full" else ()
+    bits: dict[str, tuple[int, int]] = {}
+    for name in order:
+        module = model.get_submodule(name)
+        if isinstance(module, nn.Linear | MatMul):
+            bits[name] = asked
+        elif transformer:
+            bits[name] = (edge[0], edge[1]) if config.scope == "full" else (FLOATING, FLOATING)
+        elif name in (convolutions[0], convolutions[-1]) or any(s in name.split(".") for s in sensitive):
+            bits[name] = (edge[0], edge[1])
+        else:
+            bits[name] = asked
+    return {name: (w, a) for name, (w, a) in bits.items() if min(w, a) < 16}

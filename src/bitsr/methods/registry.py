@@ -1,0 +1,117 @@
+"""From a method's name to its config, and from a config's type to its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bitsr.errors import ConfigError
+from bitsr.methods.ptq.config import Dobi, HarmoQ, MinMax, Percentile, PTQConfig
+
+METHODS: dict[str, type[PTQConfig]] = {"minmax": MinMax, "percentile": Percentile, "dobi": Dobi, "harmoq": HarmoQ}
+BEST = "harmoq"  # the best known method at every bit width so far
+
+
+def name_of(config: PTQConfig) -> str:
+    for name, kind in METHODS.items():
+        if type(config) is kind:
+            return name
+    raise ConfigError(f"unknown config {type(config).__name__}; known: {', '.join(k.__name__ for k in METHODS.values())}")
+
+
+def parse(value: str, annotation: Any) -> Any:
+    """A word of the command line as the type of a config's field."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return value
+    if annotation is bool:
+        if value.lower() not in ("true", "false", "1", "0", "yes", "no"):
+            raise ConfigError(f"{value!r} is neither true nor false")
+        return value.lower() in ("true", "1", "yes")
+    try:
+        return annotation(value)
+    except ValueError:
+        raise ConfigError(f"{value!r} is no {annotation.__name__}") from None
+
+
+def build(kind: type[PTQConfig], values: dict[str, Any]) -> PTQConfig:
+    """A config from plain values; unknown names and wrong types are refused."""
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(f"{kind.__name__} has no option {key!r}; it has {', '.join(hints)}")
+        hint = hints[key]
+        allowed = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None
+        if allowed is not None and value not in allowed:
+            raise ConfigError(f"{key} is one of {', '.join(map(str, allowed))}, got {value!r}")
+        if allowed is None and not isinstance(value, (int, float) if hint is float else hint):
+            raise ConfigError(f"{key} is a {hint.__name__}, got {value!r}")
+    return kind(**values)
+
+
+def config_for(
+    method: str | None, w_bits: int = 4, a_bits: int = 4, scope: str = "full", overrides: dict[str, str] | None = None
+) -> PTQConfig:
+    """The config of a method; None is the best known one for the bits.  ``overrides`` are words as typed."""
+    kind = METHODS.get(method or BEST)
+    if kind is None:
+        raise ConfigError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {"w_bits": w_bits, "a_bits": a_bits, "scope": scope}
+    for key, word in (overrides or {}).items():
+        if key not in hints:
+            raise ConfigError(f"method {method or BEST} has no option {key!r}; it has {', '.join(hints)}")
+        values[key] = parse(word, hints[key])
+    return build(kind, values)
+
+
+def dump_config(config: PTQConfig) -> dict[str, Any]:
+    """Plain values that :func:`load_config` takes back."""
+    return {"method": name_of(config), **dataclasses.asdict(config)}
+
+
+def config_from(values: dict[str, Any]) -> PTQConfig:
+    values = dict(values)
+    method = values.pop("method", BEST)
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    return build(METHODS[method], values)
+
+
+def load_config(path: str | Path) -> PTQConfig:
+    """A YAML or JSON file with ``method`` and its options."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a config is a mapping of option: value")
+    return config_from(values)
+
+
+def stages_of(config: PTQConfig) -> list[Callable[..., None]]:
+    """The method that a config's type stands for, as its list of stages.  Imports torch."""
+    from bitsr.methods.ptq import harmoq
+    from bitsr.methods.ptq.bounds import dobi, minmax, percentile
+    from bitsr.methods.ptq.pipeline import simple_stages
+
+    match config:
+        case HarmoQ():
+            return list(harmoq.stages(config))
+        case Dobi(candidates=candidates):
+
+            def search(v: Any, bits: int) -> Any:
+                return dobi(v, bits, candidates)
+
+            return list(simple_stages(search, weights=search))
+        case Percentile(tail=tail):
+            return list(simple_stages(lambda v, bits: percentile(v, bits, tail)))
+        case MinMax():
+            return list(simple_stages(minmax))
+    raise ConfigError(f"unknown config {type(config).__name__}")
+
+

@@ -1,0 +1,1 @@
+"""The atoms of compression: quantizers with learnable bounds and the layers that hold them."""

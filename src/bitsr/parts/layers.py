@@ -1,0 +1,130 @@
+"""Layers with quantized inputs and weights: simulated in floating point here, executed as integers once lowered."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitsr.parts.matmul import MatMul
+from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
+
+
+class QuantLayer(nn.Module):
+    """What compressed linears and convolutions share.
+
+    The input is multiplied by ``input_scale`` (one number per input channel, where present) and quantized by ``quantizer``;
+    the weight is ``decided`` once a method has rounded it, floating-point ``weight`` before.  Each may be absent: an absent
+    quantizer leaves its operand in floating point.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    input_scale: Tensor | None
+
+    def __init__(self, source: nn.Linear | nn.Conv2d, w_bits: int, a_bits: int) -> None:
+        super().__init__()
+        self.w_bits, self.a_bits = w_bits, a_bits
+        self.weight = nn.Parameter(source.weight.detach().clone())
+        self.bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
+        self.register_buffer("input_scale", None)
+        self.quantizer: AffineQuantizer | None = None
+        self.decided: DecidedWeight | None = None
+
+    channel_axis: int  # of the input feature map
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """The input in the domain in which it is quantized."""
+        if self.input_scale is None:
+            return x
+        shape = [1] * x.ndim
+        shape[self.channel_axis] = -1
+        return x * self.input_scale.view(shape)
+
+    def effective_weight(self) -> Tensor:
+        return self.weight if self.decided is None else self.decided()
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.scaled(x)
+        return (x if self.quantizer is None else self.quantizer(x)), self.effective_weight()
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, w_bits={self.w_bits}, a_bits={self.a_bits}"
+
+
+class QuantLinear(QuantLayer):
+    """x -> Q(x) Q(W)^T + b on the last axis."""
+
+    channel_axis = -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self.operands(x)
+        return F.linear(x, weight, self.bias)
+
+
+class QuantConv2d(QuantLayer):
+    """NCHW convolution with zero padding."""
+
+    channel_axis = 1
+
+    def __init__(self, source: nn.Conv2d, w_bits: int, a_bits: int) -> None:
+        super().__init__(source, w_bits, a_bits)
+        if source.padding_mode != "zeros" or isinstance(source.padding, str):
+            raise ValueError(f"only zero padding given as a number is quantized, got {source.padding_mode} {source.padding}")
+        self.kernel_size = source.kernel_size
+        self.stride, self.padding, self.dilation, self.groups = (
+            source.stride, source.padding, source.dilation, source.groups,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self.operands(x)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class QuantMatMul(nn.Module):
+    """Q(a) @ Q(b): attention scores, and attention times values."""
+
+    def __init__(self, a_bits: int) -> None:
+        super().__init__()
+        self.a_bits = a_bits
+        self.quantizer_a: AffineQuantizer | None = None
+        self.quantizer_b: AffineQuantizer | None = None
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        a = a if self.quantizer_a is None else self.quantizer_a(a)
+        b = b if self.quantizer_b is None else self.quantizer_b(b)
+        return a @ b
+
+
+def replaceable(module: nn.Module) -> bool:
+    """Whether ``module`` is a plain layer that has a compressed twin."""
+    if isinstance(module, nn.Conv2d):
+        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return type(module) in (nn.Linear, MatMul)
+
+
+def replace(root: nn.Module, name: str, w_bits: int, a_bits: int) -> QuantLayer | QuantMatMul:
+    """Put the compressed twin in the place of the layer ``name``; it still computes the same until a method sets quantizers."""
+    source = root.get_submodule(name)
+    layer: QuantLayer | QuantMatMul
+    if isinstance(source, nn.Linear):
+        layer = QuantLinear(source, w_bits, a_bits)
+    elif isinstance(source, nn.Conv2d):
+        layer = QuantConv2d(source, w_bits, a_bits)
+    elif isinstance(source, MatMul):
+        layer = QuantMatMul(a_bits)
+    else:
+        raise TypeError(f"{name} is a {type(source).__name__}; linears, convolutions and MatMul have compressed twins")
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, layer.train(source.training))
+    return layer
+
+
+def quantized_layers(root: nn.Module) -> dict[str, QuantLayer | QuantMatMul]:
+    return {name: m for name, m in root.named_modules() if isinstance(m, QuantLayer | QuantMatMul)}
+
+
+@torch.no_grad()
+def freeze(root: nn.Module) -> nn.Module:
+    """No parameter takes a gradient any more."""
+    return root.requires_grad_(False).eval()

@@ -1,0 +1,120 @@
+"""Affine quantizers with learnable bounds, and weights whose codes are decided.
+
+Everything reduces to   Q(x; l, u, b) = step * q + l,   q = clip(rint((x - l) / step), 0, n),   n = 2^b - 1,
+step = (u - l) / n,   with rint to even.  The gradients treat rint as the identity and clip exactly (2DQuant eq. 2, with
+the sign of its Heaviside term mended):
+    dQ/dx = 1[l <= x <= u],   dQ/du = 1[x >= u] + (q - q^)/n,   dQ/dl = 1[x <= l] - (q - q^)/n,
+where q^ is q before rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def _reduce(x: Tensor, shape: torch.Size) -> Tensor:
+    """Sum ``x`` over every axis along which ``shape`` broadcasts."""
+    return x.sum_to_size(shape) if shape else x.sum()
+
+
+class _Quantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, levels: int) -> Tensor:
+        step = (upper - lower) / levels
+        exact = ((x - lower) / step).clamp_(0, levels)
+        codes = exact.round()
+        ctx.save_for_backward(x, lower, upper, codes - exact)
+        ctx.levels = levels
+        return codes.mul_(step).add_(lower)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, lower, upper, residual = ctx.saved_tensors
+        inside = (x >= lower) & (x <= upper)
+        rounding = grad * residual / ctx.levels
+        grad_upper = _reduce(grad * (x >= upper) + rounding, upper.shape) if ctx.needs_input_grad[2] else None
+        grad_lower = _reduce(grad * (x <= lower) - rounding, lower.shape) if ctx.needs_input_grad[1] else None
+        return grad * inside, grad_lower, grad_upper, None
+
+
+class AffineQuantizer(nn.Module):
+    """Fake quantization to 2**bits levels between two learnable bounds.
+
+    ``lower`` and ``upper`` are scalars (per tensor) or broadcast against the input (per row: shape (rows, 1, ...)).
+    With ``integer_zero`` the grid is moved, by less than half a step, so that real zero is one of its levels: zero-padded
+    convolutions need that to be exact in integers.
+    """
+
+    def __init__(
+        self, bits: int, lower: Tensor | float, upper: Tensor | float, integer_zero: bool = False
+    ) -> None:
+        super().__init__()
+        if not 1 <= bits <= 8:
+            raise ValueError(f"an affine quantizer has 1..8 bits, got {bits}")
+        self.bits = bits
+        self.integer_zero = integer_zero
+        self.lower = nn.Parameter(torch.as_tensor(lower, dtype=torch.float32).clone())
+        self.upper = nn.Parameter(torch.as_tensor(upper, dtype=torch.float32).clone())
+
+    @property
+    def levels(self) -> int:
+        """The largest code."""
+        return 2**self.bits - 1
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """(lower, upper) of the grid that is used: at least a hair apart, and on an integer zero where asked for."""
+        lower = self.lower
+        upper = torch.maximum(self.upper, lower + 1e-6 * (1 + lower.abs()))
+        if not self.integer_zero:
+            return lower, upper
+        step = (upper - lower) / self.levels
+        zero = (-lower / step).round().clamp(0, self.levels)
+        move = (-zero * step - lower).detach()
+        return lower + move, upper + move
+
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """(lower, step) as float32; with ``integer_zero`` lower is exactly -zero * step."""
+        lower, upper = (b.detach() for b in self.bounds())
+        step = (upper - lower) / self.levels
+        return (-(-lower / step).round() * step if self.integer_zero else lower), step
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Integer codes 0..2**bits - 1 (uint8), rint to even."""
+        lower, step = self.grid()
+        return ((x - lower) / step).round().clamp(0, self.levels).to(torch.uint8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and (x.requires_grad or self.lower.requires_grad or self.upper.requires_grad):
+            lower, upper = self.bounds()
+            return _Quantize.apply(x, lower, upper, self.levels)
+        lower, step = self.grid()
+        return ((x - lower) / step).round_().clamp_(0, self.levels).mul_(step).add_(lower)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, integer_zero={self.integer_zero}"
+
+
+class DecidedWeight(nn.Module):
+    """A weight whose codes p in 0..2**bits - 1 are decided: w = scale * (p - 2**(bits - 1)) + mid, per row.
+
+    ``scale`` and ``mid`` stay learnable; without ``mid`` (symmetric) integer execution needs no sum of the inputs.
+    """
+
+    codes: Tensor
+
+    def __init__(self, bits: int, codes: Tensor, scale: Tensor, mid: Tensor | None) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("codes", codes.to(torch.uint8))
+        self.scale = nn.Parameter(scale.detach().float().clone())
+        self.mid = None if mid is None else nn.Parameter(mid.detach().float().clone())
+
+    def forward(self) -> Tensor:
+        """The dequantized weight, in the shape of the codes."""
+        tail = [1] * (self.codes.ndim - 1)
+        weight = (self.codes.float() - 2 ** (self.bits - 1)) * self.scale.view(-1, *tail)
+        return weight if self.mid is None else weight + self.mid.view(-1, *tail)

@@ -1,0 +1,237 @@
+"""The steps of a program: a small, closed vocabulary over HxWxC float32 feature maps of one picture.
+
+A step names the feature maps it reads and the one it writes, and the tensors it uses.  Everything else about it is a
+plain number or word, so that a program is data: it can be stored, checked and counted without being run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Affine quantizer of a feature map: code = clip(rint((x - lower) / step), 0, 2**bits - 1), value = lower + step * code.
+
+    ``lower`` and ``step`` are exact float32 numbers; the division is a float32 division (a multiplication by 1/step
+    would move ties).  rint rounds half to even.  Where a convolution pads with zeros, ``lower`` is an integer multiple
+    of ``step`` with -2**bits < lower / step <= 0, so that real zero is the code ``zero``.
+    """
+
+    bits: int
+    lower: float
+    step: float
+
+    @property
+    def levels(self) -> int:
+        """The largest code."""
+        return 2**self.bits - 1
+
+    @property
+    def zero(self) -> int:
+        """The code of real zero (exact only where ``lower`` is a multiple of ``step``)."""
+        return round(-self.lower / self.step)
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """Weights as unsigned codes p in 0..2**bits - 1: value = scale[row] * (p - 2**(bits - 1)) + mid[row].
+
+    ``codes``, ``scale`` and ``mid`` are tensor names; a row is an output channel.  Without ``mid`` the grid is symmetric
+    (mid = 0).
+    """
+
+    codes: str
+    scale: str
+    bits: int
+    mid: str | None = None
+
+
+Weight = str | PackedWeight  # the name of a floating-point tensor, or packed codes
+
+
+@dataclass(frozen=True)
+class Step:
+    """``output`` is the name of the feature map that the step writes."""
+
+    output: str
+
+
+@dataclass(frozen=True)
+class Linear(Step):
+    """y = x W^T + b on the last axis; W is (out, in).
+
+    Where given, ``input_scale`` (in) multiplies the input first, whatever follows.  With ``quantizer`` and a PackedWeight
+    the input is then quantized to codes q; with p' = p - 2**(w_bits - 1), acc = sum_j p'_ij q_j and r = sum_j q_j are
+    integers, and
+        y_i = (step * scale_i) * acc_i + (step * mid_i) * r + bias_i .
+    ``bias`` then already holds lower * sum_j w_ij (the folded offset of the input).  A PackedWeight without ``quantizer`` is
+    weight-only: it is dequantized and multiplied in floating point.  A floating-point weight with ``quantizer`` is
+    activation-only: the input is replaced by lower + step * q, multiplied in floating point, and ``bias`` is the plain one.
+    """
+
+    x: str
+    weight: Weight
+    bias: str | None = None
+    quantizer: Quantizer | None = None
+    input_scale: str | None = None
+
+
+@dataclass(frozen=True)
+class Conv2d(Step):
+    """2-D convolution with zero padding; W is (out, kh, kw, in / groups).
+
+    Quantized as :class:`Linear` is; padding then is the code ``quantizer.zero``, so a folded bias needs no border correction.
+    """
+
+    x: str
+    weight: Weight
+    bias: str | None = None
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    quantizer: Quantizer | None = None
+    input_scale: str | None = None
+
+
+@dataclass(frozen=True)
+class WindowAttention(Step):
+    """Multi-head attention inside (shifted) windows of ``window`` x ``window`` tokens.
+
+    ``qkv`` is HxWx3C: all queries, then keys, then values, each split into ``heads``.  H and W are multiples of the window.
+    With ``shift`` the windows are those of the map rolled by -shift in both axes, and tokens that were no neighbours do
+    not see each other (-100 is added to the score).  score = (scale q) k^T + bias; the bias of head h for the tokens a, b is
+    ``bias_table``[(dy + window - 1) * (2 window - 1) + dx + window - 1, h] with (dy, dx) = position(a) - position(b).
+    With quantizers the four operands (scale q, k, softmax map, v) are codes and both products integer.
+    """
+
+    qkv: str
+    bias_table: str
+    heads: int
+    window: int
+    shift: int
+    scale: float
+    q: Quantizer | None = None
+    k: Quantizer | None = None
+    attention: Quantizer | None = None
+    v: Quantizer | None = None
+
+
+@dataclass(frozen=True)
+class LayerNorm(Step):
+    """Over the last axis, biased variance."""
+
+    x: str
+    weight: str
+    bias: str
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Activation(Step):
+    """relu, leaky_relu (``slope``), gelu (exact, erf), sigmoid, tanh, clip (to [0, 1])."""
+
+    x: str
+    function: Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "clip"]
+    slope: float = 0.0
+
+
+@dataclass(frozen=True)
+class Add(Step):
+    a: str
+    b: str
+
+
+@dataclass(frozen=True)
+class Mul(Step):
+    """Elementwise; 1x1xC and HxWx1 maps broadcast."""
+
+    a: str
+    b: str
+
+
+@dataclass(frozen=True)
+class Affine(Step):
+    """x * scale + shift, both numbers or per-channel tuples."""
+
+    x: str
+    scale: float | tuple[float, ...] = 1.0
+    shift: float | tuple[float, ...] = 0.0
+
+
+@dataclass(frozen=True)
+class Concat(Step):
+    """Along channels."""
+
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Slice(Step):
+    """Channels start..stop-1."""
+
+    x: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class PixelShuffle(Step):
+    """HxWx(C f f) -> fHxfWxC; channel order c * f * f + i * f + j."""
+
+    x: str
+    factor: int
+
+
+@dataclass(frozen=True)
+class Resize(Step):
+    """To ``factor`` times the size, or to the size of the map ``like``; half-pixel centres (align_corners = False)."""
+
+    x: str
+    mode: Literal["nearest", "bilinear", "bicubic"]
+    factor: int = 1
+    like: str | None = None
+
+
+@dataclass(frozen=True)
+class MaxPool(Step):
+    """Without padding, floor mode."""
+
+    x: str
+    kernel: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class GlobalPool(Step):
+    """HxWxC -> 1x1xC: the mean, or the (biased) standard deviation over all positions."""
+
+    x: str
+    statistic: Literal["mean", "std"]
+
+
+@dataclass(frozen=True)
+class Pad(Step):
+    """Reflect-pad bottom and right to multiples of ``multiple``."""
+
+    x: str
+    multiple: int
+
+
+@dataclass(frozen=True)
+class Crop(Step):
+    """The top left corner, ``factor`` times the size of the map ``like``."""
+
+    x: str
+    like: str
+    factor: int = 1
+
+
+STEPS: dict[str, type[Step]] = {
+    cls.__name__: cls
+    for cls in (
+        Linear, Conv2d, WindowAttention, LayerNorm, Activation, Add, Mul, Affine, Concat, Slice, PixelShuffle, Resize,
+        MaxPool, GlobalPool, Pad, Crop,
+    )
+}  # fmt: skip

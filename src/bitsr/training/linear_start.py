@@ -1,0 +1,60 @@
+"""Start a network as the best linear upscaler instead of as noise.
+
+The first and last 3x3 convolutions of most SR networks are joined by a long skip.  Nine features per colour carry the
+3x3 neighbourhood through that skip unchanged; the last convolution then is any 5x5 filter of the input.  That filter
+is fitted by least squares on training pictures, and the convolution in front of the skip starts small.  A short
+training run begins above bicubic instead of spending a tenth of its steps to get there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bitsr.training.dataset import CropDataset
+
+REACH = 5
+
+
+def fit_filters(data: CropDataset, rng: np.random.Generator, batches: int = 24) -> NDArray[np.float64]:
+    """Least-squares 5x5 filter for each of the scale**2 output phases: (scale**2, 5, 5), one for all colours."""
+    s, taps = data.scale, REACH * REACH
+    gram, moments = np.zeros((taps, taps)), np.zeros((taps, s * s))
+    for _ in range(batches):
+        lr, hr = data.batch(8, rng)
+        x = nn.functional.unfold(lr.flatten(0, 1)[:, None], REACH).transpose(1, 2).reshape(-1, taps)
+        inner = hr.flatten(0, 1)[:, None, 2 * s : -2 * s, 2 * s : -2 * s]
+        y = nn.functional.pixel_unshuffle(inner, s).permute(0, 2, 3, 1).reshape(-1, s * s)
+        gram += (x.T @ x).double().numpy()
+        moments += (x.T @ y).double().numpy()
+    ridge = 1e-6 * np.trace(gram) / taps
+    return np.linalg.solve(gram + ridge * np.eye(taps), moments).T.reshape(s * s, REACH, REACH)
+
+
+@torch.no_grad()
+def linear_start(
+    first: nn.Conv2d, before_skip: nn.Conv2d, last: nn.Conv2d, filters: NDArray[np.float64], damp: float = 0.1
+) -> None:
+    """Write the filters into ``first`` (3 -> features) and ``last`` (features -> 3 * scale**2); damp ``before_skip``."""
+    positions = [(i, j) for i in range(3) for j in range(3)]
+    first.weight[:27] = 0
+    last.weight[:, :27] = 0
+    last.weight[:, 27:] *= damp
+    first.bias[:27] = 0  # type: ignore[index]
+    last.bias.zero_()  # type: ignore[union-attr]
+    count = np.zeros((REACH, REACH))
+    for i, j in positions:
+        for k, m in positions:
+            count[i + k, j + m] += 1
+    share = torch.from_numpy(filters / count).float()
+    phases = share.shape[0]
+    for colour in range(3):
+        for n, (i, j) in enumerate(positions):
+            feature = colour * 9 + n
+            first.weight[feature, colour, i, j] = 1
+            for k, m in positions:
+                last.weight[colour * phases : (colour + 1) * phases, feature, k, m] = share[:, i + k, j + m]
+    before_skip.weight *= damp
+    before_skip.bias *= damp  # type: ignore[operator]
