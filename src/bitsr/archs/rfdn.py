@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitsr.archs.network import Config, Network, StateDict, color_of, radius, shape, shuffle_scale
+from bitsr.descriptor import Descriptor
+
 
 def conv(cin: int, cout: int, kernel: int, stride: int = 1, padding: int | None = None) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1 unless ``padding`` says otherwise."""
@@ -13,7 +16,7 @@ def conv(cin: int, cout: int, kernel: int, stride: int = 1, padding: int | None 
 
 
 class ESA(nn.Module):
-    """Enhanced spatial attention: a mask in (0,1) from a strided, pooled, small branch; looks at the whole neighbourhood."""
+    """Enhanced spatial attention: a mask in (0,1) from a strided, pooled, small branch with a wide view."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -65,6 +68,8 @@ class RFDN(nn.Module):
     ``feature_range`` multiplies the input and divides the output: 255 for the official RFDN_AIM weights.
     """
 
+    eight_bit = ("esa",)  # the attention branch: 5 % of the weights, and it decides about all features
+
     def __init__(
         self, in_nc: int = 3, nf: int = 50, num_modules: int = 4, out_nc: int = 3, upscale: int = 4,
         feature_range: float = 1.0,
@@ -89,3 +94,32 @@ class RFDN(nn.Module):
             outputs.append(features)
         fused = self.LR_conv(self.c(torch.cat(outputs, dim=1))) + first
         return self.upsampler(fused) / self.feature_range
+
+
+def detect(state: StateDict) -> Config | None:
+    if "B1.c1_d.weight" not in state or "B1.esa.conv_f.weight" not in state:
+        return None
+    features, channels = shape(state, "fea_conv.weight")[:2]
+    return {
+        "in_nc": channels,
+        "nf": features,
+        "out_nc": channels,
+        "upscale": shuffle_scale(state, "upsampler.0.weight", channels),
+    }
+
+
+def descriptor(module: RFDN) -> Descriptor:
+    """The attention pools with strides and resizes back, so it depends on where the picture begins and ends; ``reach``
+    is the radius of the convolutions alone."""
+    reach = radius([(3, 1)] * (1 + 4 * 4 + 1 + 1))
+    return Descriptor("rfdn", module.upscale, color_of(module.fea_conv), min_size=15, tiling="global", reach=reach)
+
+
+NETWORK = Network(
+    "rfdn",
+    RFDN,
+    detect,
+    descriptor,
+    undecided={"feature_range": (1.0, 255.0)},
+    range_keyword="feature_range",
+)

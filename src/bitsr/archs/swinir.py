@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitsr.archs.blocks import pixel_shuffle_tail, tail_scale
+from bitsr.archs.network import Config, Network, StateDict, color_of, count, shape, shuffle_scale
+from bitsr.descriptor import Descriptor
+from bitsr.errors import CheckpointError
 from bitsr.parts.folding import Fold
 from bitsr.parts.matmul import MatMul
 
@@ -41,6 +45,7 @@ def relative_position_index(window: int) -> Tensor:
 
 def shift_mask(h: int, w: int, window: int, shift: int) -> Tensor:
     """windows x tokens x tokens: -100 where two tokens of a cyclically shifted window were no neighbours, else 0."""
+
     def bands(n: int) -> Tensor:
         i = torch.arange(n)
         return (i >= n - window).int() + (i >= n - shift).int()
@@ -51,6 +56,8 @@ def shift_mask(h: int, w: int, window: int, shift: int) -> Tensor:
 
 
 class WindowAttention(nn.Module):
+    relative_position_index: Tensor
+
     def __init__(self, dim: int, window: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -173,21 +180,9 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
 
-def pixel_shuffle_tail(scale: int, features: int) -> list[nn.Module]:
-    """conv + shuffle by 2 as often as needed, or once by 3."""
-    if scale == 3:
-        return [nn.Conv2d(features, 9 * features, 3, 1, 1), nn.PixelShuffle(3)]
-    if scale & (scale - 1):
-        raise ValueError(f"the pixelshuffle upsampler makes powers of two and 3, got {scale}")
-    tail: list[nn.Module] = []
-    for _ in range(int(math.log2(scale))):
-        tail += [nn.Conv2d(features, 4 * features, 3, 1, 1), nn.PixelShuffle(2)]
-    return tail
-
-
 class SwinIR(nn.Module):
     """NCHW -> NCHW.  ``upsampler``: 'pixelshuffledirect' (light), 'pixelshuffle' (classical), 'nearest+conv' (real) or
-    '' (denoising, artifact removal).  The input is reflect-padded to a multiple of the window and the output cropped."""
+    '' (denoising, artifact removal).  The input is reflect-padded to a multiple of the window, the output cropped."""
 
     mean: Tensor
 
@@ -276,3 +271,105 @@ class SwinIR(nn.Module):
             y = x + self.conv_last(self.head(x))
         y = y / self.img_range + self.mean
         return y[:, :, : h * self.upscale, : w * self.upscale]
+
+
+BLOCK = "layers.{}.residual_group.blocks.{}."
+
+
+def detect(state: StateDict) -> Config | None:
+    """Every hyper-parameter but ``img_range``, for which the official releases are followed: 255 for artefact removal
+    (the only networks with a window of 7), else 1."""
+    first = BLOCK.format(0, 0)
+    signature = ("attn.relative_position_bias_table", "attn.qkv.weight", "mlp.fc1.weight")
+    if not {first + key for key in signature} <= set(state):
+        return None
+    if any(".overlap_attn." in key or ".conv_block." in key for key in state):  # HAT has all that and more
+        return None
+    dim, channels = shape(state, "conv_first.weight")[:2]
+    layers = count(state, "layers.{}.residual_group.blocks.0.norm1.weight")
+    window = _window(state, first)
+    upsampler, upscale = _upsampling(state, channels)
+    config: Config = {
+        "upscale": upscale,
+        "in_chans": channels,
+        "img_size": _img_size(state, window),
+        "window_size": window,
+        "img_range": 255.0 if window == 7 and not upsampler else 1.0,
+        "depths": tuple(count(state, BLOCK.format(i, "{}") + "norm1.weight") for i in range(layers)),
+        "embed_dim": dim,
+        "num_heads": tuple(
+            shape(state, BLOCK.format(i, 0) + "attn.relative_position_bias_table", 2)[1] for i in range(layers)
+        ),
+        "mlp_ratio": mlp_ratio(shape(state, first + "mlp.fc1.weight", 2)[0], dim),
+        "upsampler": upsampler,
+        "resi_connection": "3conv" if "conv_after_body.0.weight" in state else "1conv",
+    }
+    if "conv_before_upsample.0.weight" in state:
+        config["num_feat"] = shape(state, "conv_before_upsample.0.weight")[0]
+    return config
+
+
+def _window(state: StateDict, block: str) -> int:
+    """The bias table has (2 window - 1)**2 rows."""
+    key = block + "attn.relative_position_bias_table"
+    rows = shape(state, key, 2)[0]
+    window = (math.isqrt(rows) + 1) // 2
+    if (2 * window - 1) ** 2 != rows:
+        raise CheckpointError(f"{key} has {rows} rows, which belong to no square window")
+    return window
+
+
+def mlp_ratio(hidden: int, dim: int) -> float:
+    """The ``mlp_ratio`` with int(dim * ratio) == hidden."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim
+
+
+def _upsampling(state: StateDict, channels: int) -> tuple[str, int]:
+    """(upsampler, scale) from the convolutions after the body."""
+    if "conv_up1.weight" in state:
+        return "nearest+conv", 4 if "conv_up2.weight" in state else 2
+    if "conv_before_upsample.0.weight" in state:
+        return "pixelshuffle", tail_scale(state, "upsample")
+    if "upsample.0.weight" in state:
+        return "pixelshuffledirect", shuffle_scale(state, "upsample.0.weight", channels)
+    return "", 1
+
+
+def _img_size(state: StateDict, window: int) -> int:
+    """Side of the training pictures. The shift masks tell it: one per window. Index tables without masks mean that one
+    window covers the picture; with neither (weights without buffers) it does not matter and eight windows are taken."""
+    masks = [value for key, value in state.items() if key.endswith(".attn_mask")]
+    if masks:
+        side = math.isqrt(len(masks[0]))
+        if side**2 != len(masks[0]):
+            raise CheckpointError(f"attn_mask is for {len(masks[0])} windows, which form no square picture")
+        return side * window
+    shifts = BLOCK.format(0, 1) + "norm1.weight" in state
+    indices = BLOCK.format(0, 0) + "attn.relative_position_index" in state
+    return window if shifts and indices else 8 * window
+
+
+def descriptor(module: SwinIR) -> Descriptor:
+    """Attention reaches further with every shifted block, with ever less weight: two windows of overlap on each side,
+    as much as the official tiling has, leave differences far below a grey level."""
+    window = module.window_size
+    return Descriptor(
+        "swinir",
+        module.upscale,
+        color_of(module.conv_first),
+        multiple=window,
+        min_size=window // 2 + 1,  # reflect padding to one window needs that much picture
+        tiling="window",
+        reach=2 * window,
+    )
+
+
+NETWORK = Network(
+    "swinir",
+    SwinIR,
+    detect,
+    descriptor,
+    range_keyword="img_range",
+    derived=("relative_position_index", "attn_mask"),
+)

@@ -1,0 +1,115 @@
+"""Rows of results/ptq_first.csv: post-training methods at several bits on the benchmark sets.
+
+    python benchmarks/ptq_table.py --model imdn_x4=IMDN_x4.pth --data Set5 Set14 B100 --calib TRAIN --out results/ptq_first.csv
+
+Every row is written as soon as it is measured and skipped when it is there already.  Calibration uses training
+pictures only.  PSNR and SSIM are those of the simulation; ``bytes`` is the size of the packed file on disk, and ``file_psnr``
+the PSNR of that file run by the interpreter on the first set (empty where it was not run).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+from pathlib import Path
+
+import torch
+
+import bitsr
+from bitsr.methods.registry import config_for
+
+FIELDS = [
+    "model", "method", "w_bits", "a_bits", "scope", "seed", "options", "dataset", "images", "psnr_y", "ssim_y", "fp_psnr_y", "gap",
+    "bytes", "fp32_bytes", "compress_seconds", "threads", "file_psnr_y",
+]  # fmt: skip
+KEY = ("model", "method", "w_bits", "scope", "seed", "options", "dataset")
+
+
+class Table:
+    """A CSV file that grows row by row."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+
+    def find(self, **key: object) -> dict[str, str] | None:
+        return next((r for r in self.rows if all(r[k] == str(v) for k, v in key.items())), None)
+
+    def add(self, **row: object) -> None:
+        self.rows.append({k: str(row.get(k, "")) for k in FIELDS})
+        new = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            if new:
+                writer.writeheader()
+            writer.writerow(self.rows[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", action="append", required=True, help="NAME=CHECKPOINT")
+    parser.add_argument("--methods", nargs="+", default=["minmax", "percentile", "dobi", "harmoq"])
+    parser.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3, 2])
+    parser.add_argument("--data", nargs="+", type=Path, required=True)
+    parser.add_argument("--calib", type=Path, required=True, help="folder of training pictures (HR)")
+    parser.add_argument("--scope", default="full")
+    parser.add_argument("--set", nargs="*", default=[], help="options of the method, key=value")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--file-check", action="store_true", help="run the packed file on the first set, too")
+    parser.add_argument("--out", type=Path, default=Path("results/ptq_first.csv"))
+    parser.add_argument("--packed", type=Path, default=Path("runs/packed"))
+    options = parser.parse_args()
+    options.packed.mkdir(parents=True, exist_ok=True)
+    table = Table(options.out)
+    for pair in options.model:
+        name, checkpoint = pair.split("=")
+        module = bitsr.load(checkpoint)
+        fp32_bytes = sum(p.numel() for p in module.parameters()) * 4
+        for folder in options.data:
+            if table.find(model=name, method="fp", dataset=folder.name) is None:
+                result = bitsr.evaluate(module, folder, options.scale)
+                table.add(model=name, method="fp", w_bits=32, a_bits=32, scope="full", seed=0, dataset=folder.name,
+                          images=result.images, psnr_y=f"{result.psnr_y:.4f}", ssim_y=f"{result.ssim_y:.4f}",
+                          fp_psnr_y=f"{result.psnr_y:.4f}", gap="0", bytes=fp32_bytes, fp32_bytes=fp32_bytes)  # fmt: skip
+        for bits in options.bits:
+            for method in options.methods:
+                row = {"model": name, "method": method, "w_bits": bits, "scope": options.scope, "seed": options.seed,
+                       "options": " ".join(options.set)}  # fmt: skip
+                todo = [f for f in options.data if table.find(**row, dataset=f.name) is None]
+                if todo:
+                    measure(table, row, module, todo, options, fp32_bytes)
+
+
+def measure(
+    table: Table, row: dict[str, object], module: torch.nn.Module, folders: list[Path], options: argparse.Namespace,
+    fp32_bytes: int,
+) -> None:  # fmt: skip
+    """Compress once, pack, and evaluate on every folder."""
+    bits = int(str(row["w_bits"]))
+    overrides = dict(word.split("=") for word in options.set)
+    config = config_for(str(row["method"]), bits, bits, options.scope, overrides)
+    images = bitsr.calibration_crops(options.calib, options.scale, 16, 64, options.seed)
+    start = time.perf_counter()
+    compressed = bitsr.compress(module, config, images, seed=options.seed)
+    seconds = time.perf_counter() - start
+    path = options.packed / f"{row['model']}_{row['method']}_w{bits}_s{options.seed}.bitsr"
+    bitsr.save(compressed, path)
+    for number, folder in enumerate(folders):
+        result = bitsr.evaluate(compressed, folder, options.scale)
+        full = table.find(model=row["model"], method="fp", dataset=folder.name)
+        fp = float(full["psnr_y"]) if full else float("nan")
+        check = ""
+        if options.file_check and number == 0:
+            check = f"{bitsr.evaluate(bitsr.open(path), folder, options.scale).psnr_y:.4f}"
+        table.add(**row, a_bits=bits, dataset=folder.name, images=result.images, psnr_y=f"{result.psnr_y:.4f}",
+                  ssim_y=f"{result.ssim_y:.4f}", fp_psnr_y=f"{fp:.4f}", gap=f"{result.psnr_y - fp:.4f}",
+                  bytes=os.stat(path).st_size, fp32_bytes=fp32_bytes, compress_seconds=f"{seconds:.1f}",
+                  threads=torch.get_num_threads(), file_psnr_y=check)  # fmt: skip
+        print(row["model"], row["method"], bits, folder.name, f"{result.psnr_y:.2f} ({result.psnr_y - fp:+.2f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
