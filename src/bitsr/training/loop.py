@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bitsr.archs.rfdn import RFDN
 from bitsr.archs.swinir import SwinIR
+from bitsr.archs.upscaler import ModuleUpscaler
+from bitsr.evaluation.metrics import psnr_y
 from bitsr.training.dataset import CropDataset, load_pair, split
 from bitsr.training.linear_start import fit_filters, linear_start
 
@@ -45,7 +48,6 @@ class Recipe:
     ema: float = 0.999
     seed: int = 0
     bf16: bool = False
-    compile: bool = False
     checkpoint_every: int = 100
     validate_every: int = 500
 
@@ -65,20 +67,12 @@ def write_atomically(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
-def validation_psnr(model: nn.Module, pairs: list[tuple[Any, Any]], scale: int) -> float:
-    """Mean PSNR on Y of held-out pictures (BT.601, crop = scale)."""
-    weights = torch.tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1) / 255
-    scores = []
-    model.eval()
-    with torch.no_grad():
-        for lr, hr in pairs:
-            x = torch.from_numpy(lr.copy()).permute(2, 0, 1)[None].float() / 255
-            y = torch.from_numpy(hr.copy()).permute(2, 0, 1)[None].float()
-            out = (model(x).clamp(0, 1) * 255).round()
-            error = ((out - y) * weights).sum(1)[:, scale:-scale, scale:-scale]
-            scores.append(10 * math.log10(255**2 / error.square().mean().item()))
+def validation_psnr(model: nn.Module, pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], scale: int) -> float:
+    """Mean PSNR on Y of held-out (LR, HR) pictures, border of ``scale`` left out."""
+    upscale = ModuleUpscaler(model)
+    score = float(np.mean([psnr_y(upscale(lr), hr, scale) for lr, hr in pairs]))
     model.train()
-    return float(np.mean(scores))
+    return score
 
 
 class Run:
@@ -127,7 +121,6 @@ class Run:
     def train(self, minutes: float) -> None:
         """Until the recipe's steps are done or ``minutes`` are over; a checkpoint is written at the end."""
         recipe = self.recipe
-        forward = torch.compile(self.model) if recipe.compile else self.model
         deadline, began, losses = time.monotonic() + 60 * minutes, time.monotonic(), []
         log = open(self.out / "log.jsonl", "a", encoding="utf-8")
         while self.step < recipe.steps and time.monotonic() < deadline:
@@ -135,7 +128,7 @@ class Run:
                 group["lr"] = recipe.learning_rate(self.step)
             lr, hr = self.data.batch(recipe.batch, self.rng)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-                output: Tensor = forward(lr)
+                output: Tensor = self.model(lr)
             loss = (output.float() - hr).abs().mean()
             self.optimizer.zero_grad()
             loss.backward()

@@ -83,12 +83,13 @@ def smooth(work: Work, rows: int = 1024) -> None:
         options += [(harmonized_scale(x_range, w_range, t), shift) for t in SMOOTHING for shift in shifts]
         s, shift = min(options, key=lambda o: layer_error(x, weight, *o, layer))
         moved = shift if bool(shift.any()) else None
-        multiply_input(layer, s, moved)
         if fold is None:
+            multiply_input(layer, s, None)
             layer.input_scale = None if bool((s == 1).all()) else 1 / s
-        else:
-            assert producer is not None
-            divide_output(producer, s, moved, fold.rows)
+            continue
+        for network in (work.teacher, work.student):  # both, so that each layer's target stays in the student's domain
+            multiply_input(network.get_submodule(name), s, moved)
+            divide_output(network.get_submodule(fold.producer), s, moved, fold.rows)
 
 
 # ---- SRC -----------------------------------------------------------------------------------------------------------
