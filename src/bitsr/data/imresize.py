@@ -52,7 +52,8 @@ def _resize_rows(picture: NDArray, scale: float, antialias: bool) -> NDArray[np.
 def imresize(picture: NDArray, scale: float, antialias: bool = True) -> NDArray:
     """Resize an HxW or HxWxC picture by ``scale``; the output side is ceil(side * scale).
 
-    uint8 stays uint8 (rounded half up and clipped after each pass); floats stay floats and are neither rounded nor clipped.
+    uint8 stays uint8 (rounded half up and clipped after each pass); floats stay floats and are neither rounded nor
+    clipped.
     """
     if picture.ndim not in (2, 3) or 0 in picture.shape:
         raise ValueError(f"imresize takes a non-empty HxW or HxWxC picture, got shape {picture.shape}")

@@ -71,6 +71,7 @@ class QuantConv2d(QuantLayer):
         super().__init__(source, w_bits, a_bits)
         if source.padding_mode != "zeros" or isinstance(source.padding, str):
             raise ValueError(f"only zero padding given as a number is quantized, got {source.padding_mode} {source.padding}")
+        self.in_channels, self.out_channels = source.in_channels, source.out_channels
         self.kernel_size = source.kernel_size
         self.stride, self.padding, self.dilation, self.groups = (
             source.stride, source.padding, source.dilation, source.groups,

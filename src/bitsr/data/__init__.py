@@ -1,0 +1,1 @@
+"""Pictures, benchmark sets and calibration crops."""

@@ -1,0 +1,1 @@
+"""PSNR and SSIM as the SR literature measures them, on any callable that upscales pictures."""

@@ -1,0 +1,14 @@
+"""From torch modules to programs: explicit, one small file per network, no tracing.
+
+    program = lower(module)
+    save(module, "model.bitsr")
+
+Networks of your own: :func:`register_lowering`, or a method ``lower(self, builder, x)`` on the module.
+"""
+
+from bitsr.lowering import blocks, edsr, espcn, imdn, layers, msrresnet, rfdn, swinir  # noqa: F401  (each registers what it lowers)
+from bitsr.lowering.builder import Builder
+from bitsr.lowering.entry import lower, save
+from bitsr.lowering.registry import register_lowering
+
+__all__ = ["Builder", "lower", "register_lowering", "save"]

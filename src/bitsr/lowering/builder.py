@@ -1,0 +1,233 @@
+"""Writes a program: each method appends a step and its tensors, and returns the name of the feature map it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from bitsr.descriptor import Descriptor
+from bitsr.errors import ConfigError, UnsupportedLayer
+from bitsr.lowering.registry import lower_module
+from bitsr.lowering.weights import channels_last, codes_of, folded_bias, quantizer_of, to_numpy
+from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantLinear, QuantMatMul
+from bitsr.parts.matmul import MatMul
+from bitsr.program import steps
+from bitsr.program.program import Program
+
+Precision = Literal["fp16", "fp32"]
+Number = float | Sequence[float]
+S = TypeVar("S", bound=steps.Step)
+
+
+class Builder:
+    """Collects the steps and tensors of one network.
+
+    Feature maps and tensors are named after the layers of ``root``.  Scales, mids and folded biases of quantized layers
+    are float32; every other floating-point tensor is ``precision``.
+    """
+
+    def __init__(self, descriptor: Descriptor, precision: Precision = "fp16", root: nn.Module | None = None) -> None:
+        if precision not in ("fp16", "fp32"):
+            raise ConfigError(f"precision is 'fp16' or 'fp32', got {precision!r}")
+        self.descriptor = descriptor
+        self.input = "input"
+        self._dtype = np.float16 if precision == "fp16" else np.float32
+        self._steps: list[steps.Step] = []
+        self._tensors: dict[str, NDArray[Any]] = {}
+        self._maps = {self.input: 1}
+        self._names: dict[nn.Module, str] = {}
+        if root is not None:
+            self._names = {module: name or type(root).__name__ for name, module in root.named_modules()}
+
+    def name_of(self, module: nn.Module) -> str:
+        """The qualified name of a layer of the network; a made-up one for a module from outside."""
+        return self._names.setdefault(module, f"{type(module).__name__.lower()}@{len(self._names)}")
+
+    def apply(self, x: str, module: nn.Module) -> str:
+        """Append whatever ``module`` computes, by its kind.  Raises `UnsupportedLayer` where that is not known."""
+        return lower_module(module, self, x)
+
+    def program(self, output: str, meta: Mapping[str, Any] | None = None) -> Program:
+        """The program that ends with the map ``output``."""
+        return Program(
+            steps=tuple(self._steps), tensors=dict(self._tensors), descriptor=self.descriptor, input=self.input,
+            output=output, channels=self.descriptor.channels, meta=dict(meta or {}),
+        )  # fmt: skip
+
+    # ---- layers -------------------------------------------------------------------------------------------------
+
+    def conv2d(self, x: str, module: nn.Conv2d | QuantConv2d) -> str:
+        """A floating-point or quantized convolution: square stride and zero padding, no dilation."""
+        name = self.name_of(module)
+        stride, padding = _square(name, "stride", module.stride), _square(name, "padding", _padding(name, module))
+        if _square(name, "dilation", module.dilation) != 1:
+            raise UnsupportedLayer(f"{name}: a convolution with dilation {module.dilation} cannot be packed")
+        if getattr(module, "padding_mode", "zeros") != "zeros":
+            raise UnsupportedLayer(f"{name}: padding mode {module.padding_mode!r} cannot be packed, only 'zeros'")
+        return self._emit(
+            steps.Conv2d, name, x=x, stride=stride, padding=padding, groups=module.groups,
+            **self._operands(name, module, zero_padded=padding > 0),
+        )  # fmt: skip
+
+    def linear(self, x: str, module: nn.Linear | QuantLinear) -> str:
+        """A floating-point or quantized linear layer on the last axis."""
+        name = self.name_of(module)
+        return self._emit(steps.Linear, name, x=x, **self._operands(name, module))
+
+    def layer_norm(self, x: str, module: nn.LayerNorm) -> str:
+        name = self.name_of(module)
+        if len(module.normalized_shape) != 1:
+            raise UnsupportedLayer(f"{name}: a layer norm over {module.normalized_shape} cannot be packed")
+        channels = module.normalized_shape[0]
+        weight = np.ones(channels) if module.weight is None else module.weight
+        bias = np.zeros(channels) if module.bias is None else module.bias
+        return self._emit(
+            steps.LayerNorm, name, x=x, weight=self.tensor(f"{name}.weight", weight),
+            bias=self.tensor(f"{name}.bias", bias), eps=module.eps,
+        )  # fmt: skip
+
+    def window_attention(
+        self, qkv: str, name: str, bias_table: ArrayLike | Tensor, scores: MatMul | QuantMatMul,
+        values: MatMul | QuantMatMul, *, heads: int, window: int, shift: int, scale: float,
+    ) -> str:  # fmt: skip
+        """Attention in windows; ``scores`` is the module that multiplied (scale q) and k^T, ``values`` attention and v.
+
+        ``bias_table``: (2 window - 1)**2 x heads.
+        """
+        operands: dict[str, steps.Quantizer | None] = {}
+        for module, first, second in ((scores, "q", "k"), (values, "attention", "v")):
+            if isinstance(module, QuantMatMul):
+                operands[first] = quantizer_of(module.quantizer_a, f"{name} ({first})")
+                operands[second] = quantizer_of(module.quantizer_b, f"{name} ({second})")
+        return self._emit(
+            steps.WindowAttention, name, qkv=qkv, bias_table=self.tensor(f"{name}.bias_table", bias_table),
+            heads=heads, window=window, shift=shift, scale=scale, **operands,
+        )  # fmt: skip
+
+    # ---- steps without tensors ----------------------------------------------------------------------------------
+
+    def activation(
+        self, x: str, function: Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "clip"], slope: float = 0.0
+    ) -> str:
+        return self._emit(steps.Activation, function, x=x, function=function, slope=slope)
+
+    def add(self, a: str, b: str) -> str:
+        return self._emit(steps.Add, "add", a=a, b=b)
+
+    def mul(self, a: str, b: str) -> str:
+        """Elementwise; a 1x1xC or HxWx1 map broadcasts."""
+        return self._emit(steps.Mul, "mul", a=a, b=b)
+
+    def affine(self, x: str, scale: Number = 1.0, shift: Number = 0.0) -> str:
+        """x * scale + shift, numbers or one per channel; nothing is appended where that is x."""
+        if np.all(np.equal(scale, 1.0)) and not np.any(shift):
+            return x
+        return self._emit(steps.Affine, "affine", x=x, scale=_number(scale), shift=_number(shift))
+
+    def concat(self, *inputs: str) -> str:
+        return self._emit(steps.Concat, "concat", inputs=inputs)
+
+    def slice(self, x: str, start: int, stop: int) -> str:
+        """Channels start..stop-1."""
+        return self._emit(steps.Slice, "slice", x=x, start=start, stop=stop)
+
+    def split(self, x: str, *sizes: int) -> tuple[str, ...]:
+        """Consecutive groups of channels."""
+        ends = np.cumsum(sizes).tolist()
+        return tuple(self.slice(x, end - size, end) for end, size in zip(ends, sizes, strict=True))
+
+    def pixel_shuffle(self, x: str, factor: int) -> str:
+        return self._emit(steps.PixelShuffle, "pixel_shuffle", x=x, factor=factor)
+
+    def resize(
+        self, x: str, mode: Literal["nearest", "bilinear", "bicubic"], factor: int = 1, like: str | None = None
+    ) -> str:
+        """To ``factor`` times the size, or to the size of the map ``like``."""
+        return self._emit(steps.Resize, mode, x=x, mode=mode, factor=factor, like=like)
+
+    def max_pool(self, x: str, kernel: int, stride: int) -> str:
+        return self._emit(steps.MaxPool, "max_pool", x=x, kernel=kernel, stride=stride)
+
+    def global_pool(self, x: str, statistic: Literal["mean", "std"]) -> str:
+        return self._emit(steps.GlobalPool, statistic, x=x, statistic=statistic)
+
+    def pad(self, x: str, multiple: int) -> str:
+        """Reflect bottom and right, to sides that are multiples of ``multiple``."""
+        return x if multiple == 1 else self._emit(steps.Pad, "pad", x=x, multiple=multiple)
+
+    def crop(self, x: str, like: str, factor: int = 1) -> str:
+        """The top left corner, ``factor`` times the size of the map ``like``."""
+        return self._emit(steps.Crop, "crop", x=x, like=like, factor=factor)
+
+    # ---- tensors ------------------------------------------------------------------------------------------------
+
+    def tensor(self, name: str, value: ArrayLike | Tensor, *, exact: bool = False) -> str:
+        """Keep a floating-point tensor: float32 where ``exact`` or where half precision would overflow.
+
+        A name that is known already, because a layer is used twice, keeps its tensor.
+        """
+        value = to_numpy(value) if isinstance(value, Tensor) else np.asarray(value, dtype=np.float64)
+        if not np.isfinite(value).all():
+            raise UnsupportedLayer(f"{name} holds NaN or infinity and cannot be packed; repair the checkpoint")
+        fits = np.abs(value).max(initial=0.0) <= np.finfo(self._dtype).max
+        self._tensors.setdefault(name, value.astype(self._dtype if fits and not exact else np.float32))
+        return name
+
+    def _operands(self, name: str, module: nn.Module, *, zero_padded: bool = False) -> dict[str, Any]:
+        """Weight, bias and quantizer of a linear or a convolution, floating-point or quantized."""
+        assert isinstance(module, nn.Linear | nn.Conv2d | QuantLayer)
+        bias = None if module.bias is None else to_numpy(module.bias)
+        if not isinstance(module, QuantLayer):
+            return self._floating(name, module.weight, bias)
+        quantizer, scale = quantizer_of(module.quantizer, name, zero_padded=zero_padded), module.input_scale
+        kept_scale = None if scale is None else self.tensor(f"{name}.input_scale", scale, exact=True)
+        extra = {"quantizer": quantizer, "input_scale": kept_scale}
+        if module.decided is None:
+            return self._floating(name, module.weight, bias) | extra
+        codes = codes_of(module.decided)
+        self._tensors.setdefault(f"{name}.codes", codes.codes)
+        weight = steps.PackedWeight(
+            codes=f"{name}.codes", bits=codes.bits, scale=self.tensor(f"{name}.scale", codes.scale, exact=True),
+            mid=None if codes.mid is None else self.tensor(f"{name}.mid", codes.mid, exact=True),
+        )  # fmt: skip
+        if quantizer is not None and (bias is not None or quantizer.lower != 0):
+            bias = folded_bias(module, codes, quantizer.lower)
+        kept = None if bias is None else self.tensor(f"{name}.bias", bias, exact=quantizer is not None)
+        return {"weight": weight, "bias": kept} | extra
+
+    def _floating(self, name: str, weight: Tensor, bias: NDArray[Any] | None) -> dict[str, Any]:
+        kept = self.tensor(f"{name}.weight", channels_last(to_numpy(weight)))
+        return {"weight": kept, "bias": None if bias is None else self.tensor(f"{name}.bias", bias)}
+
+    def _emit(self, step: type[S], stem: str, **fields: Any) -> str:
+        """Append ``step``, writing the map ``stem``, or stem#2, stem#3, ... where that is taken."""
+        count = self._maps[stem] = self._maps.get(stem, 0) + 1
+        output = stem if count == 1 else f"{stem}#{count}"
+        self._steps.append(step(output=output, **fields))
+        return output
+
+
+def _number(value: Number) -> float | tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, Sequence) else float(value)
+
+
+def _square(name: str, what: str, value: int | Sequence[int]) -> int:
+    sides = {value} if isinstance(value, int) else set(value)
+    if len(sides) != 1:
+        raise UnsupportedLayer(f"{name}: a convolution with {what} {value} cannot be packed, only a square one")
+    return int(sides.pop())
+
+
+def _padding(name: str, module: nn.Conv2d | QuantConv2d) -> int | tuple[int, ...]:
+    """Padding in numbers: 'same' is half an odd kernel at stride 1, 'valid' none."""
+    if not isinstance(module.padding, str):
+        return module.padding
+    if module.padding == "valid":
+        return 0
+    if any(side % 2 == 0 for side in module.kernel_size):
+        raise UnsupportedLayer(f"{name}: padding 'same' around an even kernel {module.kernel_size} cannot be packed")
+    return tuple(side // 2 for side in module.kernel_size)

@@ -1,0 +1,1 @@
+"""The one intermediate form: typed steps and named tensors, and the plain interpreter that defines what they mean."""

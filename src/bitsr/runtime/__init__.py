@@ -1,0 +1,1 @@
+"""Runs packed programs on pictures, whole or in tiles; needs no torch."""

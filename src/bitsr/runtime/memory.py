@@ -1,0 +1,51 @@
+"""How large a picture fits into memory: what a program holds per LR pixel, against what the machine has free."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from bitsr.program.dataflow import maps_of, releases
+from bitsr.program.program import Program
+from bitsr.program.shapes import map_shapes
+
+SHARE = 0.5  # of the free memory is used
+COPIES = 3  # of the maps that a step reads and writes, as its working space
+PROBE = 240  # side of the picture that is counted; a multiple of the usual windows
+
+
+def input_pixels_that_fit(program: Program) -> int:
+    """Number of LR pixels that one run of the program can take with half of the free memory."""
+    return max(1, int(SHARE * available_bytes() / bytes_per_pixel(program)))
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping, in bytes; half of the whole where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):
+        return 2 << 30
+
+
+def bytes_per_pixel(program: Program) -> float:
+    """Peak of what is alive at one step, in bytes per LR pixel.
+
+    Counted are the float32 feature maps that a later step still reads, and `COPIES` more of what the step itself
+    reads and writes: codes, padded and shifted maps, integer sums.
+    """
+    shapes = map_shapes(program, PROBE, PROBE)
+    size = {name: 4 * math.prod(shape) / PROBE**2 for name, shape in shapes.items()}
+    alive, peak = {program.input}, size[program.input]
+    for step, released in zip(program.steps, releases(program), strict=True):
+        alive.add(step.output)
+        touched = {*maps_of(step), step.output}
+        peak = max(peak, sum(size[name] for name in alive) + COPIES * sum(size[name] for name in touched))
+        alive -= set(released)
+    return peak

@@ -1,0 +1,101 @@
+"""A packed model, ready to upscale: reads the file, runs its program, and needs no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitsr.descriptor import Descriptor
+from bitsr.errors import BitsrError, PictureError
+from bitsr.format import read_program
+from bitsr.program.program import Program
+from bitsr.runtime.backends import make_runner
+from bitsr.runtime.color import from_float, from_network, to_float, to_network
+from bitsr.runtime.images import Report, upscale_path
+from bitsr.runtime.memory import input_pixels_that_fit
+from bitsr.runtime.padding import crop_to, pad_to_minimum
+from bitsr.runtime.tiles import Tiling, run_tiled
+
+
+class Model:
+    """Callable from an RGB picture HxWx3 to its upscaled RGB picture (H scale)x(W scale)x3 of the same dtype.
+
+    Attributes:
+        program: what is run.
+        backend: what runs it: "reference" (NumPy) or "torch".
+        name: how it is called in tables: the file's name, else the network's.
+        file_bytes: size on disk; None for a program that came from no file.
+    """
+
+    def __init__(
+        self, program: Program, *, backend: str = "auto", threads: int | None = None, path: str | Path | None = None
+    ) -> None:
+        """See `open` for ``backend`` and ``threads``."""
+        self.program = program
+        self.backend, self._run = make_runner(program, backend, threads)
+        self.name = Path(path).stem if path is not None else program.descriptor.arch
+        self.file_bytes = os.stat(path).st_size if path is not None else None
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """Scale, colour, padding and tiling of the network."""
+        return self.program.descriptor
+
+    def __call__(self, lr: NDArray) -> NDArray:
+        """Upscale a picture of uint8, uint16 or float32 in [0, 1]; integers are rounded to nearest, all are clamped.
+
+        Raises `PictureError` for another shape or dtype, and when the network gives NaN or infinity.
+        """
+        return self.upscale_array(lr)[0]
+
+    def upscale_array(self, lr: NDArray, tile: int | Literal["auto"] = "auto") -> tuple[NDArray, Tiling]:
+        """As calling the model, in tiles with a core of ``tile`` LR pixels; also tells how the picture was run."""
+        if lr.ndim != 3 or lr.shape[2] != 3 or 0 in lr.shape:
+            raise PictureError(f"expected an RGB picture HxWx3, got an array of shape {lr.shape}")
+        if lr.dtype not in (np.uint8, np.uint16, np.float32):
+            raise PictureError(f"expected a picture in uint8, uint16 or float32, got {lr.dtype}")
+        if lr.dtype == np.float32 and not np.isfinite(lr).all():
+            raise PictureError("the picture holds NaN or infinite values")
+        descriptor = self.descriptor
+        rgb, size = pad_to_minimum(to_float(lr), descriptor.min_size)
+        x, side = to_network(rgb, descriptor)
+        out, tiling = run_tiled(self._run_checked, x, descriptor, tile, input_pixels_that_fit(self.program))
+        rgb = crop_to(from_network(out, side, descriptor), size, descriptor.scale)
+        return from_float(np.clip(rgb, 0, 1), lr.dtype), tiling
+
+    def upscale(self, path_in: str | Path, path_out: str | Path, tile: int | Literal["auto"] = "auto") -> Report:
+        """Upscale a picture file, or a folder into another; see `bitsr.runtime.images.upscale_path`."""
+        return upscale_path(self, Path(path_in), Path(path_out), tile)
+
+    def _run_checked(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        out = self._run(x)
+        expected = (x.shape[0] * self.descriptor.scale, x.shape[1] * self.descriptor.scale)
+        if out.shape[:2] != expected:
+            raise BitsrError(f"{self.name}: the program gives {out.shape[:2]} for {x.shape[:2]}, not {expected}")
+        bad = out.size - int(np.count_nonzero(np.isfinite(out)))
+        if bad:
+            raise PictureError(
+                f"{self.name}: {bad} of {out.size} values of the output are NaN or infinite; "
+                "nothing is written, compress the model again from sound weights"
+            )
+        return out
+
+
+def open(path: str | Path, *, backend: str = "auto", threads: int | None = None) -> Model:  # noqa: A001
+    """Open a packed file.
+
+    ``backend`` is "reference" (the plain interpreter on NumPy), "torch" (the same on torch arrays) or "auto", the
+    fastest that is installed.  ``threads`` limits torch's CPU threads; NumPy takes those of its BLAS library
+    (OMP_NUM_THREADS).
+
+    Raises `PackedFileError` for a file that is missing, damaged or of a newer version, `ConfigError` for an unknown
+    backend.
+    """
+    return Model(read_program(path), backend=backend, threads=threads, path=path)
+
+
+open_model = open
