@@ -108,7 +108,8 @@ def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
     a, b = ((x.to(torch.int16) - move).to(torch.int8) for x, move in ((a, move_a), (b, move_b)))
     k, n = -a.shape[1] % 8, -columns % 8
     # transposed and back: the second operand is wanted column by column
-    product = torch._int_mm(F.pad(a, (0, k)), F.pad(b, (0, n, 0, k)).t().contiguous().t())[:, :columns]
+    a_padded, b_padded = F.pad(a, (0, k)), F.pad(b, (0, n, 0, k)).t().contiguous().t()
+    product = torch._int_mm(a_padded, b_padded)[:, :columns]  # pyright: ignore[reportPrivateImportUsage]
     if move_a:
         product = product + move_a * b.sum(0, dtype=torch.int32)
     if move_b:

@@ -47,7 +47,7 @@ def mul(step: steps.Mul, frame: Frame) -> Array:
 
 
 def affine(step: steps.Affine, frame: Frame) -> Array:
-    scale, shift = (frame.arrays.array(np.float32(value)) for value in (step.scale, step.shift))
+    scale, shift = (frame.arrays.array(np.array(value, np.float32)) for value in (step.scale, step.shift))
     return frame.values[step.x] * scale + shift
 
 
@@ -68,14 +68,13 @@ def pixel_shuffle(step: steps.PixelShuffle, frame: Frame) -> Array:
 
 def resize(step: steps.Resize, frame: Frame) -> Array:
     """Columns, then rows: each is a weighted sum over the pixels that its kernel touches."""
-    x = frame.values[step.x]
+    x: Array = frame.values[step.x]
     height, width = (n * step.factor for n in x.shape[:2]) if step.like is None else frame.values[step.like].shape[:2]
     for axis, size in ((1, width), (0, height)):
         column = (-1, 1, 1) if axis == 0 else (-1, 1)
-        x = sum(
-            frame.arrays.take(x, indices, axis) * frame.arrays.array(weights).reshape(column)
-            for indices, weights in resize_taps(x.shape[axis], size, step.mode)
-        )
+        taps = resize_taps(x.shape[axis], size, step.mode)
+        parts = [frame.arrays.take(x, i, axis) * frame.arrays.array(weights).reshape(column) for i, weights in taps]
+        x = sum(parts[1:], parts[0])
     return x
 
 

@@ -15,9 +15,9 @@ from bitsr.program.steps import Step
 
 @dataclass(frozen=True)
 class Program:
-    """``tensors`` hold float32 (or float16, widened when used) arrays and uint8 weight codes (one code per byte in memory;
-    the file packs them).  The feature map ``input`` is HxWxC in the range that the descriptor's colour implies; the map
-    ``output`` is what the last step leaves.  ``meta`` is provenance: names and numbers only, never needed to run.
+    """``tensors`` hold float32 (or float16, widened when used) arrays and uint8 weight codes (one code per byte in
+    memory; the file packs them).  The feature map ``input`` is HxWxC in the range that the descriptor's colour implies;
+    the map ``output`` is what the program leaves.  ``meta`` is provenance: names and numbers only, never needed to run.
     """
 
     steps: tuple[Step, ...]

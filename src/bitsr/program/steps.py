@@ -12,7 +12,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Affine quantizer of a feature map: code = clip(rint((x - lower) / step), 0, 2**bits - 1), value = lower + step * code.
+    """Affine quantizer of a feature map: code = clip(rint((x - lower) / step), 0, 2**bits - 1), its value
+    lower + step * code.
 
     ``lower`` and ``step`` are exact float32 numbers; the division is a float32 division (a multiplication by 1/step
     would move ties).  rint rounds half to even.  Where a convolution pads with zeros, ``lower`` is an integer multiple
@@ -38,8 +39,8 @@ class Quantizer:
 class PackedWeight:
     """Weights as unsigned codes p in 0..2**bits - 1: value = scale[row] * (p - 2**(bits - 1)) + mid[row].
 
-    ``codes``, ``scale`` and ``mid`` are tensor names; a row is an output channel.  Without ``mid`` the grid is symmetric
-    (mid = 0).
+    ``codes``, ``scale`` and ``mid`` are tensor names; a row is an output channel.  Without ``mid`` the grid is
+    symmetric (mid = 0).
     """
 
     codes: str
@@ -62,13 +63,14 @@ class Step:
 class Linear(Step):
     """y = x W^T + b on the last axis; W is (out, in).
 
-    Where given, ``input_scale`` (in) multiplies the input first, whatever follows.  With ``quantizer`` and a PackedWeight
-    the input is then quantized to codes q; with p' = p - 2**(w_bits - 1), acc = sum_j p'_ij q_j and r = sum_j q_j are
-    integers, and
+    Where given, ``input_scale`` (in) multiplies the input first, whatever follows.  With ``quantizer`` and a
+    PackedWeight the input is then quantized to codes q; with p' = p - 2**(w_bits - 1), acc = sum_j p'_ij q_j and
+    r = sum_j q_j are integers, and
         y_i = (step * scale_i) * acc_i + (step * mid_i) * r + bias_i .
-    ``bias`` then already holds lower * sum_j w_ij (the folded offset of the input).  A PackedWeight without ``quantizer`` is
-    weight-only: it is dequantized and multiplied in floating point.  A floating-point weight with ``quantizer`` is
-    activation-only: the input is replaced by lower + step * q, multiplied in floating point, and ``bias`` is the plain one.
+    ``bias`` then already holds lower * sum_j w_ij (the folded offset of the input).  A PackedWeight without
+    ``quantizer`` is weight-only: it is dequantized and multiplied in floating point.  A floating-point weight with
+    ``quantizer`` is activation-only: the input is replaced by lower + step * q, multiplied in floating point, and
+    ``bias`` is the plain one.
     """
 
     x: str
@@ -82,7 +84,8 @@ class Linear(Step):
 class Conv2d(Step):
     """2-D convolution with zero padding; W is (out, kh, kw, in / groups).
 
-    Quantized as :class:`Linear` is; padding then is the code ``quantizer.zero``, so a folded bias needs no border correction.
+    Quantized as :class:`Linear` is; padding then is the code ``quantizer.zero``, so a folded bias needs no border
+    correction.
     """
 
     x: str
@@ -99,10 +102,11 @@ class Conv2d(Step):
 class WindowAttention(Step):
     """Multi-head attention inside (shifted) windows of ``window`` x ``window`` tokens.
 
-    ``qkv`` is HxWx3C: all queries, then keys, then values, each split into ``heads``.  H and W are multiples of the window.
-    With ``shift`` the windows are those of the map rolled by -shift in both axes, and tokens that were no neighbours do
-    not see each other (-100 is added to the score).  score = (scale q) k^T + bias; the bias of head h for the tokens a, b is
-    ``bias_table``[(dy + window - 1) * (2 window - 1) + dx + window - 1, h] with (dy, dx) = position(a) - position(b).
+    ``qkv`` is HxWx3C: all queries, then keys, then values, each split into ``heads``.  H and W are multiples of the
+    window.  With ``shift`` the windows are those of the map rolled by -shift in both axes, and tokens that were no
+    neighbours do not see each other (-100 is added to the score).  score = (scale q) k^T + bias; the bias of head h for
+    the tokens a, b is ``bias_table``[(dy + window - 1) * (2 window - 1) + dx + window - 1, h] with
+    (dy, dx) = position(a) - position(b).
     With quantizers the four operands (scale q, k, softmax map, v) are codes and both products integer.
     """
 
@@ -213,7 +217,7 @@ class GlobalPool(Step):
 
 @dataclass(frozen=True)
 class Pad(Step):
-    """Reflect-pad bottom and right to multiples of ``multiple``."""
+    """Reflect-pad bottom and right to multiples of ``multiple``; small maps are mirrored as often as needed."""
 
     x: str
     multiple: int

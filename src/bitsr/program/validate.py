@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 
 from bitsr.program import steps
-from bitsr.program.dataflow import tensors_of
+from bitsr.program.dataflow import packed_weights, tensors_of
 from bitsr.program.program import Program
 from bitsr.program.shapes import BadProgram, map_shapes
 from bitsr.program.steps import PackedWeight, Quantizer, Step
@@ -49,9 +49,8 @@ def check_program(program: Program) -> None:
 def packed_bits(program: Program) -> dict[str, int]:
     """Bits per code of every tensor of codes; raises BadProgram where two steps disagree."""
     bits: dict[str, int] = {}
-    for step in program.steps:
-        weight = getattr(step, "weight", None)
-        if isinstance(weight, PackedWeight) and bits.setdefault(weight.codes, weight.bits) != weight.bits:
+    for weight in packed_weights(program):
+        if bits.setdefault(weight.codes, weight.bits) != weight.bits:
             raise BadProgram(f"tensor {weight.codes!r} is used with {bits[weight.codes]} and with {weight.bits} bits")
     return bits
 
@@ -145,9 +144,9 @@ def _check_attention(step: steps.WindowAttention, program: Program) -> None:
 
 def _check_quantizer(name: str, quantizer: Quantizer) -> None:
     _expect(2 <= quantizer.bits <= 8, f"{name} has {quantizer.bits} bits, not 2..8")
-    exact = all(-3e38 < x < 3e38 and float(np.float32(x)) == x for x in (quantizer.lower, quantizer.step))
+    exact = all(abs(x) < 3e38 and float(np.float32(x)) == x for x in (quantizer.lower, quantizer.step))
     _expect(exact, f"{name}: lower {quantizer.lower} and step {quantizer.step} are no float32 numbers")
-    _expect(quantizer.step >= np.finfo(np.float32).tiny, f"{name} has the step {quantizer.step}")
+    _expect(quantizer.step >= float(np.finfo(np.float32).tiny), f"{name} has the step {quantizer.step}")
     _expect(abs(quantizer.lower) / quantizer.step < 2**24, f"{name}: lower {quantizer.lower} is too far from zero")
 
 

@@ -73,7 +73,9 @@ class HarmoQ(PTQConfig):
     hso: bool = True
     src: Literal["exact", "none"] = "exact"
     ridge: float = 0.01
+    structure: float = 1.0
     rounding: Literal["gptq", "nearest"] = "gptq"
+    damping: float = 0.01
     bias_correction: bool = True
     abr_steps: int = 50
     groups: int = 8

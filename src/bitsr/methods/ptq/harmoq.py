@@ -44,27 +44,30 @@ def harmonized_scale(x_range: Tensor, w_range: Tensor, t: float) -> Tensor:
     return s.clamp(*SCALE_LIMITS)
 
 
-def layer_error(x: Tensor, weight: Tensor, s: Tensor, shift: Tensor, layer: QuantLayer) -> float:
-    """Mean squared output error with both operands re-quantized (DOBI bounds, nearest rounding) in the smoothed domain."""
+def layer_error(x: Tensor, weight: Tensor, s: Tensor, shift: Tensor, layer: QuantLayer, structure: float) -> float:
+    """Squared output error with both operands re-quantized (DOBI bounds, nearest rounding) in the smoothed domain."""
     smoothed = ((x - shift[:, None]) / s[:, None]).flatten(1)
     scaled = (weight * s[:, None]).flatten(1)
     quantized, rounded = smoothed, scaled
     if layer.a_bits < 16:
-        lower, upper = dobi(smoothed.flatten(), layer.a_bits, candidates=25)
+        lower, upper = dobi(smoothed.flatten()[:: max(1, smoothed.numel() // 2**15)], layer.a_bits, candidates=25)
         step = (upper - lower) / (2**layer.a_bits - 1)
         quantized = ((smoothed - lower) / step).round().clamp(0, 2**layer.a_bits - 1) * step + lower
     if layer.w_bits < 16:
         low, size = row_grid(scaled, layer.w_bits, lambda v, b: dobi(v, b, candidates=25))
         rounded = ((scaled - low) / size).round().clamp(0, 2**layer.w_bits - 1) * size + low
-    return float((quantized @ rounded.T - smoothed @ scaled.T).square().mean())
+    exact = smoothed @ scaled.T
+    return float(Seen(smoothed, exact, structure).structured(quantized @ rounded.T - exact).square().sum())
 
 
 @torch.no_grad()
-def smooth(work: Work, rows: int = 1024) -> None:
+def smooth(work: Work, rows: int = 512) -> None:
     """HSO for every layer, folded into the layer before where the network allows, a run-time multiplication elsewhere.
 
     The exponent (and whether to shift, behind a LayerNorm) is the one of least layer error; no smoothing is a candidate.
     """
+    config = work.config
+    assert isinstance(config, HarmoQ)
     folds = {fold.consumer: fold for fold in (work.student.folds() if hasattr(work.student, "folds") else ())}  # type: ignore[operator]
     layers = {n: m for n, m in work.layers.items() if isinstance(m, QuantLayer) and m.a_bits < 16}
     seen = collect(work.student, list(layers), work.batches, rows, seed=work.seed)
@@ -81,15 +84,15 @@ def smooth(work: Work, rows: int = 1024) -> None:
         x_range, w_range = channel_ranges(x, weight)
         options = [(torch.ones_like(none), none)]
         options += [(harmonized_scale(x_range, w_range, t), shift) for t in SMOOTHING for shift in shifts]
-        s, shift = min(options, key=lambda o: layer_error(x, weight, *o, layer))
+        s, shift = min(options, key=lambda o: layer_error(x, weight, *o, layer, config.structure))
         moved = shift if bool(shift.any()) else None
         if fold is None:
             multiply_input(layer, s, None)
             layer.input_scale = None if bool((s == 1).all()) else 1 / s
             continue
-        for network in (work.teacher, work.student):  # both, so that each layer's target stays in the student's domain
-            multiply_input(network.get_submodule(name), s, moved)
-            divide_output(network.get_submodule(fold.producer), s, moved, fold.rows)
+        assert producer is not None
+        multiply_input(layer, s, moved)
+        divide_output(producer, s, moved, fold.rows)
 
 
 # ---- SRC -----------------------------------------------------------------------------------------------------------
@@ -116,10 +119,10 @@ def correct(ridge: float) -> LayerStep:
     """SRC: W <- W + D, always from the pristine weight."""
 
     def step(layer: QuantLayer, seen: Seen) -> None:
-        quantized = seen.quantized(layer)
+        quantized, target = seen.structured(seen.quantized(layer)), seen.structured(seen.target)
         flat = layer.weight.detach().flatten(1)
         for rows, columns in groups_of(layer):
-            flat[rows] += residual_correction(flat[rows], quantized[:, columns], seen.target[:, rows], ridge)
+            flat[rows] += residual_correction(flat[rows], quantized[:, columns], target[:, rows], ridge)
 
     return step
 
@@ -127,22 +130,29 @@ def correct(ridge: float) -> LayerStep:
 # ---- rounding, bias ------------------------------------------------------------------------------------------------
 
 
-def round_with_gptq(layer: QuantLayer, seen: Seen) -> None:
+def round_with_gptq(damping: float) -> LayerStep:
     """GPTQ towards the (corrected) weights under the covariance of the quantized input, then scale and offset refitted."""
-    if layer.w_bits >= 16:
-        return
+
+    def step(layer: QuantLayer, seen: Seen) -> None:
+        if layer.w_bits < 16:
+            _round_with_gptq(layer, seen, damping)
+
+    return step
+
+
+def _round_with_gptq(layer: QuantLayer, seen: Seen, damping: float) -> None:
     flat = layer.weight.detach().flatten(1)
     symmetric = layer.w_bits >= SYMMETRIC_FROM
     codes = torch.empty_like(flat, dtype=torch.uint8)
     scale, mid = torch.empty(flat.shape[0]), torch.zeros(flat.shape[0])
-    quantized = seen.quantized(layer)
+    quantized = seen.structured(seen.quantized(layer))
     for rows, columns in groups_of(layer):
-        x = centred(quantized[:, columns]).double()
+        x = quantized[:, columns].double()
         covariance = x.T @ x / len(x)
-        diagonal = covariance.diagonal().float()
+        damped = covariance + damping * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
+        diagonal = damped.diagonal().float()
         lower, step = row_grid(flat[rows], layer.w_bits, lambda v, bits, h=diagonal: dobi(v, bits, weight=h))
-        codes[rows] = gptq(flat[rows], covariance, lower, step, layer.w_bits)
-        damped = covariance + 0.01 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
+        codes[rows] = gptq(flat[rows], damped, lower, step, layer.w_bits, 0.0)
         scale[rows], middle = refit(codes[rows], flat[rows], damped, symmetric, layer.w_bits)
         if middle is not None:
             mid[rows] = middle
@@ -172,18 +182,18 @@ def refine_bounds(steps: int, rate: float = 2e-3, batch: int = 1024) -> LayerSte
             parameters += [(p, rate * size) for p in (layer.decided.scale, layer.decided.mid) if p is not None]
         if not parameters or not steps:
             return
-        held = len(seen.x) // 4
+        held = len(seen.x) // 8 * 2
 
         def error(x: Tensor, target: Tensor) -> Tensor:
             x = x if layer.quantizer is None else layer.quantizer(x)
-            difference = target - apply_weight(layer, layer.effective_weight(), x)
-            return (difference - difference.mean(0)).square().mean()
+            return seen.structured(target - apply_weight(layer, layer.effective_weight(), x)).square().mean()
 
         best, kept = float(error(seen.x[:held], seen.target[:held])), [p.detach().clone() for p, _ in parameters]
         optimizer = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in parameters])
         generator = torch.Generator().manual_seed(0)
         for number in range(1, steps + 1):
-            chosen = torch.randint(held, len(seen.x), (batch,), generator=generator)
+            pairs = torch.randint(held // 2, len(seen.x) // 2, (batch // 2,), generator=generator)
+            chosen = torch.stack([2 * pairs, 2 * pairs + 1], 1).flatten()
             with torch.enable_grad():
                 optimizer.zero_grad()
                 error(seen.x[chosen], seen.target[chosen]).backward()
@@ -205,13 +215,13 @@ def stages(config: HarmoQ) -> list[Stage]:
     steps: list[LayerStep] = [set_bounds(dobi)]
     if config.src == "exact":
         steps.append(correct(config.ridge))
-    steps.append(round_with_gptq if config.rounding == "gptq" else round_to_nearest(dobi))
+    steps.append(round_with_gptq(config.damping) if config.rounding == "gptq" else round_to_nearest(dobi))
     if config.abr_steps:
         steps.append(refine_bounds(config.abr_steps))
     if config.bias_correction:
         steps.append(correct_bias)
     whole: list[Stage] = [smooth] if config.hso else []
-    whole.append(layerwise(steps, dobi, config.groups, config.samples))
+    whole.append(layerwise(steps, dobi, config.groups, config.samples, config.structure))
     if config.distill_steps:
         whole.append(distill)
     return whole

@@ -78,14 +78,38 @@ def to_network_color(rgb: Tensor, color: str) -> Tensor:
 
 @dataclass
 class Seen:
-    """One layer's data: rows that the full-precision layer maps to ``target`` (N, out), and the rows ``x`` (N, d) that the
-    quantized prefix delivers instead, already multiplied by the layer's input scale but not yet quantized."""
+    """One layer's data: the rows ``x`` (N, d) that the quantized prefix delivers, multiplied by the layer's input scale but not
+    yet quantized, and ``target`` (N, out), what the full-precision weights make of them.
+
+    So a layer answers for its own error alone.  Letting each layer make up for the error of the whole prefix as well needs
+    fresh statistics after every single layer; with fewer, several layers correct the same error over and over (measured
+    on IMDN x4 at W4A4: 0.4 dB worse by the biases alone).
+
+    Rows 2i and 2i + 1 are neighbours; ``structure`` is how much their differences (edges, texture) count against the rows
+    themselves, most of whose energy is flat.
+    """
 
     x: Tensor
     target: Tensor
+    structure: float = 0.0
+
+    def __post_init__(self) -> None:
+        flat, edges = (self.target - self.target.mean(0)).square().mean(), differences(self.target).square().mean()
+        self.edge_weight = float((self.structure * flat / edges.clamp_min(1e-12)).sqrt())
 
     def quantized(self, layer: QuantLayer) -> Tensor:
         return self.x if layer.quantizer is None else layer.quantizer(self.x)
+
+    def structured(self, rows: Tensor) -> Tensor:
+        """The rows without their mean, and below them the weighted differences of neighbours."""
+        flat = rows - rows.mean(0, keepdim=True)
+        return torch.cat([flat, self.edge_weight * differences(rows)]) if self.edge_weight else flat
+
+
+def differences(rows: Tensor) -> Tensor:
+    """Row 2i minus row 2i + 1: (N, d) -> (N / 2, d)."""
+    even = len(rows) // 2 * 2
+    return rows[0:even:2] - rows[1:even:2]
 
 
 LayerStep = Callable[[QuantLayer, Seen], None]
@@ -162,7 +186,9 @@ def round_to_nearest(search: Search) -> LayerStep:
 # ---- all layers ----------------------------------------------------------------------------------------------------
 
 
-def layerwise(steps: Sequence[LayerStep], search: Search, groups: int = 1, samples: int = 4096) -> Stage:
+def layerwise(
+    steps: Sequence[LayerStep], search: Search, groups: int = 1, samples: int = 4096, structure: float = 0.0
+) -> Stage:
     """Apply ``steps`` to every layer in execution order; the statistics are refreshed ``groups`` times with all that
     is quantized so far in place.  Operands of matrix products get their bounds by ``search``."""
 
@@ -172,20 +198,18 @@ def layerwise(steps: Sequence[LayerStep], search: Search, groups: int = 1, sampl
         size = math.ceil(len(names) / groups)
         for start in range(0, len(names), size):
             part = names[start : start + size]
-            weighted = [n for n in part if isinstance(work.layers[n], QuantLayer)]
-            reference = collect(work.teacher, weighted, work.batches, samples, seed=work.seed)
             current = collect(work.student, part, work.batches, samples, seed=work.seed)
             for name in part:
                 layer = work.layers[name]
                 if isinstance(layer, QuantMatMul):
                     bound_operands(layer, current[name], search)
                     continue
-                plain = work.teacher.get_submodule(name)
-                target = apply_weight(layer, plain.weight, reference[name][0])  # type: ignore[arg-type]
-                target = target if plain.bias is None else target + plain.bias  # type: ignore[operator]
+                x, scale = current[name][0], row_scale(layer)
+                x = x if scale is None else x * scale
+                target = apply_weight(layer, layer.weight, x)
+                target = target if layer.bias is None else target + layer.bias
                 work.output_std[name] = float(target.std())
-                scale = row_scale(layer)
-                seen = Seen(current[name][0] if scale is None else current[name][0] * scale, target)
+                seen = Seen(x, target, structure)
                 for step in steps:
                     step(layer, seen)
 

@@ -14,15 +14,29 @@ from bitsr.parts.layers import QuantConv2d, QuantMatMul
 
 
 def rows_of(module: nn.Module, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` random rows (count, d) of the matrix that the layer multiplies; d = in, or in * kh * kw (unfolded patches)."""
+    """Random rows (count, d) of the matrix that the layer multiplies; d = in, or in * kh * kw (unfolded patches).
+
+    Rows 2i and 2i + 1 are neighbours in the picture (along a row of it, where tokens are in raster order).
+    """
     if isinstance(module, nn.Conv2d | QuantConv2d):
-        patches = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
-        rows = patches.transpose(1, 2).flatten(0, 1)
-    else:
-        rows = x.flatten(0, -2)
-    if rows.shape[0] <= count:
-        return rows.clone()
-    return rows[torch.randint(rows.shape[0], (count,), generator=generator)]
+        return patches_of(module, x, count, generator)
+    rows = x.flatten(0, -2)
+    first = torch.randint(max(1, rows.shape[0] - 1), (count // 2,), generator=generator)
+    return rows[torch.stack([first, (first + 1).clamp_max(rows.shape[0] - 1)], 1).flatten()]
+
+
+def patches_of(module: nn.Conv2d | QuantConv2d, x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Random patches (count, in * kh * kw) of a convolution's input, in pairs side by side, flattened as its weight is."""
+    (kh, kw), (sh, sw), (ph, pw) = module.kernel_size, module.stride, module.padding  # type: ignore[misc]
+    dh, dw = module.dilation  # type: ignore[misc]
+    padded = F.pad(x, (pw, pw, ph, ph))
+    windows = padded.unfold(2, dh * (kh - 1) + 1, sh).unfold(3, dw * (kw - 1) + 1, sw)[..., ::dh, ::dw]  # a view
+    picture, y, column = (
+        torch.randint(max(1, n), (count // 2,), generator=generator)
+        for n in (windows.shape[0], windows.shape[2], windows.shape[3] - 1)
+    )
+    columns = torch.stack([column, (column + 1).clamp_max(windows.shape[3] - 1)], 1).flatten()
+    return windows[picture.repeat_interleave(2), :, y.repeat_interleave(2), columns].flatten(1)
 
 
 def elements_of(x: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""`bitsr data get` against a server of our own: resumed, verified pixel for pixel, nothing unpacked but pictures."""
+"""`bitsr data`: get against a server of our own (resumed, verified, nothing unpacked but pictures), and verify."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -72,8 +71,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, pictures: Path) -> Iterator:
     def start(content: bytes, cut: int | None = None) -> Server:
         servers.append(Server(content, cut))
         digest = data.digest_of(list_pictures(pictures))
-        known = replace(data.SETS["Set5"], pictures=2, digest=digest, archive=servers[-1].url)
-        monkeypatch.setitem(data.SETS, "Set5", known)
+        monkeypatch.setitem(data.COPIES, "Set5", data.Copy(servers[-1].url, digest))
         return servers[-1]
 
     yield start
@@ -119,7 +117,7 @@ def test_get_refuses_what_is_no_archive(serve, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_get_names_what_cannot_be_reached(tmp_path: Path, monkeypatch, capsys) -> None:  # noqa: ANN001
-    monkeypatch.setitem(data.SETS, "Set5", replace(data.SETS["Set5"], archive="http://127.0.0.1:9/set.tar.gz"))
+    monkeypatch.setitem(data.COPIES, "Set5", data.Copy("http://127.0.0.1:9/set.tar.gz", ""))
     assert main(["data", "get", "Set5", "-o", str(tmp_path)]) == 1
     assert "cannot be fetched" in capsys.readouterr().err
 
@@ -127,3 +125,24 @@ def test_get_names_what_cannot_be_reached(tmp_path: Path, monkeypatch, capsys) -
 def test_get_unknown_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "get", "Set99", "-o", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "error: unknown set 'Set99'; known: Set5, Set14, B100, Urban100\n"
+
+
+def test_data_verify_recognises_a_set(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "verify", str(shared / "data" / "benchmarks" / "Set5")]) == 0
+    out = capsys.readouterr().out
+    assert "equal to Set5 pixel for pixel" in out and "as published 28.42" in out
+    assert out.count("equal to the MATLAB-exact bicubic") == 2
+
+
+def test_data_verify_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_pictures(tmp_path / "set" / "HR", ["a.png", "b.png"], 32, 32).parent
+    write_pictures(folder / "LR_bicubic" / "X2", ["a.png", "b.png"], 16, 16)
+    assert main(["data", "verify", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "none of the known sets" in out and "away from the MATLAB-exact bicubic" in out
+    assert main(["data", "verify", str(folder.rename(tmp_path / "Set5"))]) == 1
+    assert "is not the Set5 of the papers" in capsys.readouterr().err
+    folder = tmp_path / "Set5"
+    (folder / "HR" / "b.png").write_bytes(b"no picture")
+    assert main(["data", "verify", str(folder)]) == 1
+    assert "1 of 2 pictures cannot be read" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""bitsr compresses image super-resolution (SR) networks to few bits and runs the packed result.
+
+    module = bitsr.load("swinir_x4.pth")                     # any supported checkpoint, found from its weights
+    small = bitsr.compress(module, bitsr.HarmoQ(4, 4), pictures)
+    bitsr.save(small, "swinir_x4.bitsr")                     # one small file
+    model = bitsr.open("swinir_x4.bitsr")                    # from here on without torch
+    sr = model(lr)                                           # uint8 or float32, HxWx3 -> (scale H)x(scale W)x3
+
+`load`, `compress`, `lower` and `save` need the extra `torch`; everything else runs without it.  Names are imported when
+they are first used: `import bitsr` itself costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitsr.archs.load import load
+    from bitsr.archs.upscaler import ModuleUpscaler
+    from bitsr.data.calibration import calibration_crops
+    from bitsr.descriptor import Descriptor
+    from bitsr.errors import BitsrError
+    from bitsr.evaluation.evaluate import evaluate
+    from bitsr.lowering.entry import lower, save
+    from bitsr.methods.compress import compress
+    from bitsr.methods.ptq.config import Dobi, HarmoQ, MinMax, Percentile
+    from bitsr.runtime.model import Model, open
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BitsrError": "bitsr.errors",
+    "Descriptor": "bitsr.descriptor",
+    "Dobi": "bitsr.methods.ptq.config",
+    "HarmoQ": "bitsr.methods.ptq.config",
+    "MinMax": "bitsr.methods.ptq.config",
+    "Model": "bitsr.runtime.model",
+    "ModuleUpscaler": "bitsr.archs.upscaler",
+    "Percentile": "bitsr.methods.ptq.config",
+    "calibration_crops": "bitsr.data.calibration",
+    "compress": "bitsr.methods.compress",
+    "evaluate": "bitsr.evaluation.evaluate",
+    "load": "bitsr.archs.load",
+    "lower": "bitsr.lowering.entry",
+    "open": "bitsr.runtime.model",
+    "save": "bitsr.lowering.entry",
+}
+
+__all__ = [
+    "BitsrError",
+    "Descriptor",
+    "Dobi",
+    "HarmoQ",
+    "MinMax",
+    "Model",
+    "ModuleUpscaler",
+    "Percentile",
+    "calibration_crops",
+    "compress",
+    "evaluate",
+    "load",
+    "lower",
+    "open",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public name ``name``, imported now (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bitsr' has no attribute {name!r}")
+    try:
+        value = getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "torch":
+            raise
+        from bitsr.errors import ConfigError
+
+        raise ConfigError(f"bitsr.{name} needs torch, which is not installed: pip install 'bitsr[torch]'") from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,102 @@
+"""`bitsr compress`: a checkpoint becomes a packed file of few bits."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+import bitsr
+from bitsr.cli.console import UsageError, human_bytes, print_table, working
+from bitsr.cli.models import SUFFIX, is_packed, load_checkpoint
+from bitsr.methods.registry import config_for, dump_config, load_config
+
+
+def compress(
+    model: Positional[Path],
+    /,
+    *,
+    output: Annotated[Path, arg(aliases=["-o"])],
+    method: Annotated[str | None, arg(metavar="NAME")] = None,
+    bits: Annotated[int | None, arg(metavar="N")] = None,
+    w_bits: Annotated[int | None, arg(metavar="N")] = None,
+    a_bits: Annotated[int | None, arg(metavar="N")] = None,
+    calib: Annotated[Path | None, arg(metavar="DIR")] = None,
+    config: Annotated[Path | None, arg(metavar="FILE")] = None,
+    options: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(name="set", metavar="KEY=VALUE ...")] = (),
+    scope: Annotated[Literal["paper", "full"] | None, arg(metavar="paper|full")] = None,
+    precision: Literal["fp16", "fp32"] = "fp16",
+    seed: int = 0,
+    threads: Annotated[int | None, arg(metavar="N")] = None,
+) -> int:
+    """Compress a checkpoint to few bits and pack it into one file.
+
+    Args:
+        model: checkpoint (.safetensors, .pth); the network is found from its weights
+        output: the packed file; its name ends in .bitsr
+        method: minmax, percentile, dobi or harmoq; left out: the best known one for the bits
+        bits: bits of weights and activations: 2, 3, 4, 6, 8; 16 or 32 leave them in floating point (default: 4)
+        w_bits: bits of the weights alone
+        a_bits: bits of the activations alone
+        calib: folder of HR pictures to calibrate on (default: the bundled ones)
+        config: YAML or JSON file with the method and its options, instead of --method, --bits and --scope
+        options: options of the method, for example --set distill_steps=0
+        scope: full packs every layer; paper leaves out what the papers leave out (default: full)
+        precision: of the numbers that stay in floating point
+        seed: of everything random: equal seeds give equal files
+        threads: CPU threads
+    """
+    if not is_packed(output):
+        raise UsageError(f"-o {output}: the name of a packed file ends in {SUFFIX}")
+    chosen = choose_config(method, bits, w_bits, a_bits, scope, config, [word for group in options for word in group])
+    module = load_checkpoint(model, threads=threads)
+    crops = bitsr.calibration_crops(calib, module.descriptor.scale, seed=seed)
+    start = time.perf_counter()
+    with working(f"compressing {model.name} to W{chosen.w_bits}A{chosen.a_bits}"):
+        small = bitsr.compress(module, chosen, crops, seed=seed)
+    seconds = time.perf_counter() - start
+    output.parent.mkdir(parents=True, exist_ok=True)
+    bitsr.save(small, output, precision=precision)
+    before, after = model.stat().st_size, output.stat().st_size
+    method, bits_used = dump_config(chosen)["method"], f"W{chosen.w_bits}A{chosen.a_bits}"
+    row = (output, method, bits_used, human_bytes(after), f"{after / before:.3f}", f"{seconds:.1f}")
+    print_table(("packed file", "method", "bits", "size", "of checkpoint", "seconds"), [row])
+    return 0
+
+
+def choose_config(
+    method: str | None,
+    bits: int | None,
+    w_bits: int | None,
+    a_bits: int | None,
+    scope: str | None,
+    file: Path | None,
+    words: list[str],
+) -> Any:
+    """The method's config from the command line's options, or from a file and `--set` on top of it."""
+    overrides = dict(split_word(word) for word in words)
+    if file is not None:
+        if any(option is not None for option in (method, bits, w_bits, a_bits, scope)):
+            raise UsageError("--config holds the method, bits and scope; change single options of it with --set")
+        values = {key: str(value) for key, value in dump_config(load_config(file)).items()} | overrides
+        return config_for(values.pop("method"), overrides=values)
+    if bits is not None and w_bits is not None and a_bits is not None:
+        raise UsageError("give --bits, or --w-bits and --a-bits, not all three")
+    both = 4 if bits is None else bits
+    return config_for(
+        method,
+        both if w_bits is None else w_bits,
+        both if a_bits is None else a_bits,
+        scope or "full",
+        overrides,
+    )
+
+
+def split_word(word: str) -> tuple[str, str]:
+    """'key=value' as its two parts."""
+    key, sign, value = word.partition("=")
+    if not sign or not key:
+        raise UsageError(f"--set takes key=value, got {word!r}")
+    return key, value

@@ -1,0 +1,90 @@
+"""What commands say and where: results on stdout, progress and errors on stderr, progress on terminals only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+T = TypeVar("T")
+COUNTED = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+WIDTH_OF_FILES = 200  # columns where stdout is no terminal: nothing wraps in a log
+
+
+class UsageError(Exception):
+    """Options that are fine one by one, but not together; exit code 2."""
+
+
+def complain(error: BaseException | str) -> None:
+    """One line `error: ...` on stderr."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def emit_json(content: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(content, allow_nan=False), flush=True)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A table on stdout; the first column is left-aligned, the others right-aligned."""
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(table) if console.is_terminal else _plain(table)
+
+
+def _plain(table: Table) -> None:
+    console = Console(markup=False, emoji=False, highlight=False, width=WIDTH_OF_FILES)
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner on the terminal while something of unknown length runs."""
+    with _progress(TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on the terminal; call what it gives with (done, of how many)."""
+    with _progress(*COUNTED) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def track(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items, with a progress bar on the terminal."""
+    with _progress(*COUNTED) as progress:
+        yield from progress.track(items, description=what)
+
+
+def _progress(*columns: Any) -> Progress:
+    console = Console(stderr=True)
+    return Progress(SpinnerColumn(), *columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def human_bytes(count: int) -> str:
+    """1234567 -> '1.18 MiB'."""
+    if count < 1024:
+        return f"{count} B"
+    value, unit = count / 1024, "KiB"
+    if value >= 1024:
+        value, unit = value / 1024, "MiB"
+    return f"{value:.2f} {unit}" if value < 10 else f"{value:.1f} {unit}"

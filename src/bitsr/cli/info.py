@@ -1,0 +1,147 @@
+"""`bitsr info`: what a checkpoint or a packed file holds, layer by layer.  Packed files need no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from bitsr.cli.console import emit_json, human_bytes, print_table
+from bitsr.cli.models import is_packed, load_checkpoint, need_file
+from bitsr.descriptor import Descriptor
+from bitsr.program.program import Program
+from bitsr.program.steps import Conv2d, Linear, PackedWeight, Step, WindowAttention
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that multiplies.  ``bytes`` is counted: its weights at their bits, with scales, offsets and bias;
+    16 and 32 bits are floating point."""
+
+    name: str
+    kind: str
+    w_bits: int
+    a_bits: int
+    bytes: int
+
+
+def info(file: Positional[Path], /, *, json: bool = False) -> int:
+    """Say what a checkpoint or a packed file holds: network, scale, parameters, bytes, bits of each layer.
+
+    Args:
+        file: checkpoint or packed file
+        json: print one JSON object
+    """
+    content = describe_packed(file) if is_packed(need_file(file)) else describe_checkpoint(file)
+    if json:
+        emit_json(content)
+        return 0
+    for key in ("file", "arch", "scale", "color", "tiling", "parameters"):
+        print(f"{key:12} {content[key]}")
+    print(f"{'size':12} {human_bytes(content['file_bytes'])} ({content['file_bytes']} bytes, measured)")
+    if compression := content["meta"].get("compression"):
+        print(f"{'compressed':12} " + ", ".join(f"{key}={value}" for key, value in compression.items()))
+    print_table(("bits", "layers", "bytes (counted)"), totals(content["layers"]))
+    columns = ("name", "kind", "w_bits", "a_bits", "bytes")
+    print_table(("layer", *columns[1:]), [[layer[column] for column in columns] for layer in content["layers"]])
+    return 0
+
+
+def totals(layers: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """(bits, number of layers, their bytes) for each pair of bit widths that occurs."""
+    number: Counter[tuple[int, int]] = Counter()
+    size: Counter[tuple[int, int]] = Counter()
+    for layer in layers:
+        key = (layer["w_bits"], layer["a_bits"])
+        number[key] += 1
+        size[key] += layer["bytes"]
+    return [(f"W{w}A{a}", number[w, a], size[w, a]) for w, a in sorted(number)]
+
+
+def describe_packed(path: Path) -> dict[str, Any]:
+    """The content of a packed file."""
+    from bitsr.format import read_program
+
+    program = read_program(path)
+    layers = [layer for step in program.steps if (layer := layer_of(step, program)) is not None]
+    return _content(path, "packed", program.descriptor, parameters_of(program), layers, dict(program.meta))
+
+
+def describe_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, at the precision that it is stored in."""
+    module = load_checkpoint(path)
+    bits = stored_bits(path)
+    layers = [
+        Layer(name, type(layer).__name__.lower(), bits, 32, sum(p.numel() for p in layer.parameters()) * bits // 8)
+        for name, layer in module.named_modules()
+        if type(layer).__name__ in ("Linear", "Conv2d")
+    ]
+    return _content(path, "checkpoint", module.descriptor, sum(p.numel() for p in module.parameters()), layers, {})
+
+
+def _content(
+    path: Path, kind: str, descriptor: Descriptor, parameters: int, layers: list[Layer], meta: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "kind": kind,
+        **asdict(descriptor),
+        "parameters": parameters,
+        "file_bytes": path.stat().st_size,
+        "layers": [asdict(layer) for layer in layers],
+        "meta": meta,
+    }
+
+
+def stored_bits(path: Path) -> int:
+    """16 where the largest tensor of a safetensors file is fp16 or bf16; else 32."""
+    if path.suffix != ".safetensors":
+        return 32
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        tensors = [file.get_slice(key) for key in file.keys()]  # noqa: SIM118 (no iterator)
+        largest = max(tensors, key=lambda tensor: sum(tensor.get_shape()))
+        return 16 if largest.get_dtype() in ("F16", "BF16") else 32
+
+
+def layer_of(step: Step, program: Program) -> Layer | None:
+    """What `info` says of a step; None for steps that do not multiply."""
+    match step:
+        case Linear() | Conv2d():
+            a_bits = step.quantizer.bits if step.quantizer else 32
+            extras = [step.bias, step.input_scale]
+            if isinstance(step.weight, PackedWeight):
+                codes = program.tensors[step.weight.codes]
+                name, w_bits, size = step.weight.codes, step.weight.bits, -(-codes.size * step.weight.bits // 8)
+                extras += [step.weight.scale, step.weight.mid]
+            else:
+                weight = program.tensors[step.weight]
+                name, w_bits, size = step.weight, 8 * weight.itemsize, weight.nbytes
+            size += sum(program.tensors[tensor].nbytes for tensor in extras if tensor)
+            return Layer(_layer_name(name), type(step).__name__.lower(), w_bits, a_bits, size)
+        case WindowAttention():
+            bits = min((q.bits for q in (step.q, step.k, step.attention, step.v) if q), default=32)
+            table = program.tensors[step.bias_table]
+            return Layer(_layer_name(step.bias_table), "attention", 8 * table.itemsize, bits, table.nbytes)
+    return None
+
+
+def _layer_name(tensor: str) -> str:
+    for ending in (".codes", ".weight", ".relative_position_bias_table", ".bias_table"):
+        tensor = tensor.removesuffix(ending)
+    return tensor
+
+
+def parameters_of(program: Program) -> int:
+    """Elements of all tensors except what quantization added: scales and offsets."""
+    added: set[str | None] = set()
+    for step in program.steps:
+        if isinstance(step, Linear | Conv2d):
+            added.add(step.input_scale)
+            if isinstance(step.weight, PackedWeight):
+                added |= {step.weight.scale, step.weight.mid}
+    return sum(tensor.size for name, tensor in program.tensors.items() if name not in added)

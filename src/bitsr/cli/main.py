@@ -1,0 +1,62 @@
+"""`bitsr COMMAND`: the table of commands, and what their errors look like.
+
+Exit code 0: done; 1: failed, with one line `error: ...` on stderr; 2: bad usage; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from bitsr.cli.compress import compress
+from bitsr.cli.console import UsageError, complain
+from bitsr.cli.data import data
+from bitsr.cli.demo import demo
+from bitsr.cli.eval import evaluate
+from bitsr.cli.info import info
+from bitsr.cli.upscale import upscale
+from bitsr.errors import BitsrError
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "demo": demo,
+    "info": info,
+    "compress": compress,
+    "eval": evaluate,
+    "upscale": upscale,
+    "data": data,
+}
+
+DESCRIPTION = """Compress image super-resolution networks to few bits and run the packed result.
+
+Every command takes --debug, which shows the traceback of an error."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code, but leaves with `SystemExit` (2, or 0 for --help) where tyro does."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="bitsr",
+            description=DESCRIPTION,
+            args=[word for word in words if word != "--debug"],
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+        )
+    except UsageError as error:
+        complain(error)
+        return 2
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (BitsrError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        complain(error)
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130

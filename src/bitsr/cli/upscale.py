@@ -1,0 +1,99 @@
+"""`bitsr upscale`: pictures and folders of pictures through a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+import bitsr
+from bitsr.cli.console import UsageError, counting
+from bitsr.cli.models import is_packed, load_checkpoint, need_file
+from bitsr.data.pictures import SUFFIXES, list_pictures
+from bitsr.errors import ConfigError, PictureError
+from bitsr.runtime.images import Done, Failure, upscale_files
+
+
+def upscale(
+    inputs: Annotated[Positional[tuple[Path, ...]], arg(metavar="IN...")],
+    /,
+    *,
+    output: Annotated[Path, arg(aliases=["-o"], metavar="OUT")],
+    model: Annotated[Path, arg(metavar="FILE")],
+    tile: Annotated[str, arg(metavar="auto|N")] = "auto",
+    threads: Annotated[int | None, arg(metavar="N")] = None,
+    backend: Literal["auto", "reference", "torch"] = "auto",
+) -> int:
+    """Upscale pictures; transparency, 16 bit, orientation and colour profile are kept.
+
+    A picture that cannot be read is reported and the rest goes on; the exit code then is 1.
+
+    Args:
+        inputs: pictures and folders of pictures
+        output: a file name for one picture; a folder for several, where they keep their names
+        model: packed file or checkpoint
+        tile: side of the tiles in LR pixels; auto: as large as memory allows
+        threads: CPU threads
+        backend: what runs the model
+    """
+    if not inputs:
+        raise UsageError("upscale needs at least one picture or folder")
+    side = tile_side(tile)
+    jobs = plan(inputs, output)
+    runner = open_runner(model, backend, threads)
+    with counting("upscaling") as advance:
+        number = count(1)
+
+        def on_picture(outcome: Done | Failure) -> None:
+            advance(next(number), len(jobs))
+            if isinstance(outcome, Done):
+                print(outcome, flush=True)
+            elif len(jobs) > 1:
+                print(f"failed: {outcome}", file=sys.stderr, flush=True)
+
+        report = upscale_files(runner, jobs, side, on_picture)
+    if len(jobs) == 1 and report.failed:
+        raise PictureError(str(report.failed[0]))
+    if report.failed:
+        names = ", ".join(str(failure.source) for failure in report.failed)
+        raise PictureError(f"{len(report.failed)} of {len(jobs)} pictures failed: {names}")
+    return 0
+
+
+def tile_side(word: str) -> int | Literal["auto"]:
+    """'auto' or a positive number."""
+    if word == "auto":
+        return "auto"
+    if not word.isdecimal() or int(word) < 1:
+        raise UsageError(f"--tile {word}: takes auto or a positive number")
+    return int(word)
+
+
+def plan(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
+    """(source, target) of every picture; raises `BitsrError` if an input is missing or empty or ``output`` unfit."""
+    named = output.suffix.lower() in SUFFIXES and not output.is_dir()
+    if named and (len(inputs) > 1 or inputs[0].is_dir()):
+        raise ConfigError(f"-o {output} is one file; for several pictures give a folder")
+    if output.is_file() and not named:
+        raise ConfigError(f"-o {output} is a file, but neither a folder nor a picture ({', '.join(SUFFIXES)})")
+    return [(source, output if named else output / source.name) for source in _pictures(inputs)]
+
+
+def _pictures(inputs: Iterable[Path]) -> Iterable[Path]:
+    for path in inputs:
+        if path.is_dir():
+            yield from list_pictures(path)
+        else:
+            yield need_file(path)
+
+
+def open_runner(path: Path, backend: str, threads: int | None) -> bitsr.Model:
+    """The model that runs a packed file, or a checkpoint lowered in memory."""
+    if is_packed(need_file(path)):
+        return bitsr.open(path, backend=backend, threads=threads)
+    program = bitsr.lower(load_checkpoint(path, threads=threads), precision="fp32")
+    return bitsr.Model(program, backend=backend, threads=threads)

@@ -1,0 +1,399 @@
+"""The command line's contract: exit codes, one line per error, JSON and nothing else, files where they are expected."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitsr.cli.demo import CROP, before_after, most_detailed, run
+from bitsr.cli.main import COMMANDS, main
+from small_files import picture, write_checkpoint, write_pictures
+from without_torch import run_without_torch
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", scale=2)
+
+
+@pytest.fixture(scope="module")
+def packed(checkpoint: Path) -> Path:
+    path = checkpoint.with_name("tiny.bitsr")
+    assert (
+        main(["compress", str(checkpoint), "-o", str(path), "--method", "minmax", "--w-bits", "4", "--a-bits", "8"])
+        == 0
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def benchmark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("data") / "SetTwo", ["a.png", "b.png"], 40, 36)
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr, without `error: `; nothing is on stdout."""
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1, err
+    return err.removeprefix("error: ").rstrip()
+
+
+def usage_code(arguments: list[str]) -> int:
+    """Exit code, whether it is returned or raised by the parser."""
+    try:
+        return main(arguments)
+    except SystemExit as leaving:
+        assert isinstance(leaving.code, int)
+        return leaving.code
+
+
+# ---- help and usage --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documentation_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert usage_code([command, "--help"]) == 0
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", capsys.readouterr().out)) - {"--help"}
+    section = DOCS.read_text(encoding="utf-8").split(f"## bitsr {command}\n")[1].split("\n## ")[0]
+    table = "\n".join(line for line in section.splitlines() if line.startswith("| `"))
+    documented = set(re.findall(r"`(--[a-z-]+)`", table))
+    assert options - {"--debug"} == documented
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["info"],
+        ["compress", "a.pth"],
+        ["compress", "a.pth", "-o", "b.pth"],
+        ["compress", "a.pth", "-o", "b.bitsr", "--bits", "four"],
+        ["compress", "a.pth", "-o", "b.bitsr", "--set", "groups"],
+        ["compress", "a.pth", "-o", "b.bitsr", "--bits", "4", "--w-bits", "4", "--a-bits", "8"],
+        ["compress", "a.pth", "-o", "b.bitsr", "--config", "c.yaml", "--bits", "4"],
+        ["eval", "--data", "Set5"],
+        ["eval", "bicubic", "--data", ","],
+        ["eval", "bicubic", "--data", "Set5", "--limit", "0"],
+        ["eval", "bicubic", "--data", "Set5", "--backend", "abacus"],
+        ["upscale", "-o", "out", "--model", "m.bitsr"],
+        ["upscale", "a.png", "-o", "out", "--model", "m.bitsr", "--tile", "-3"],
+        ["data", "get"],
+        ["data", "bake", "Set5"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert usage_code(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err
+
+
+def test_module_entry_and_closed_pipe(checkpoint: Path) -> None:
+    """`python -m bitsr` in a process of its own, without a terminal: the result alone, also when nobody reads it."""
+    done = subprocess.run([sys.executable, "-m", "bitsr", "data", "list"], capture_output=True, text=True)
+    assert done.returncode == 0 and "Urban100" in done.stdout and done.stderr == ""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "bitsr", "info", str(checkpoint)], stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert done.stderr == b""
+
+
+# ---- info ------------------------------------------------------------------------------------------------------------
+
+
+def test_info_of_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(checkpoint), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["arch"], content["scale"], content["kind"]) == ("msrresnet", 2, "checkpoint")
+    assert content["file_bytes"] == checkpoint.stat().st_size
+    assert {(layer["w_bits"], layer["a_bits"]) for layer in content["layers"]} == {(32, 32)}
+    assert sum(layer["bytes"] for layer in content["layers"]) == 4 * content["parameters"]
+
+
+def test_info_of_a_packed_file(packed: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(packed), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert main(["info", str(checkpoint), "--json"]) == 0
+    original = json.loads(capsys.readouterr().out)
+    assert (content["arch"], content["scale"], content["kind"]) == ("msrresnet", 2, "packed")
+    assert content["file_bytes"] == packed.stat().st_size
+    assert content["parameters"] == original["parameters"]
+    assert len(content["layers"]) == len(original["layers"])
+    bits = [(layer["w_bits"], layer["a_bits"]) for layer in content["layers"]]
+    assert bits[0] == (8, 8) and (4, 8) in bits  # the first convolution of a CNN keeps 8 bits
+    assert set(content["layers"][0]) == {"name", "kind", "w_bits", "a_bits", "bytes"}
+
+
+def test_info_in_words(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(packed)]) == 0
+    out = capsys.readouterr().out
+    assert "msrresnet" in out and "W4A8" in out and "counted" in out and "measured" in out and "method=minmax" in out
+
+
+def test_packed_files_need_no_torch(packed: Path, benchmark_folder: Path, tmp_path: Path) -> None:
+    commands = [
+        ["info", str(packed)],
+        ["eval", str(packed), "--data", str(benchmark_folder), "--limit", "1"],
+        ["upscale", str(benchmark_folder), "-o", str(tmp_path), "--model", str(packed)],
+    ]
+    done = run_without_torch(f"from bitsr.cli.main import main\nprint([main(words) for words in {commands!r}])")
+    assert done.stdout.endswith("[0, 0, 0]\n"), done.stderr
+    assert "reference" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_checkpoints_without_torch_say_what_is_missing(checkpoint: Path) -> None:
+    done = run_without_torch(f"from bitsr.cli.main import main\nsys.exit(main(['info', {str(checkpoint)!r}]))")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and "pip install 'bitsr[torch]'" in done.stderr
+
+
+# ---- compress --------------------------------------------------------------------------------------------------------
+
+
+def test_compress_reports_and_repeats(
+    packed: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A config file with an override says the same as options; equal input gives equal bytes; folders are made."""
+    config = tmp_path / "config.yaml"
+    config.write_text("method: minmax\nw_bits: 3\na_bits: 8\n", encoding="utf-8")
+    again = tmp_path / "new" / "again.bitsr"
+    assert main(["compress", str(checkpoint), "-o", str(again), "--config", str(config), "--set", "w_bits=4"]) == 0
+    assert again.read_bytes() == packed.read_bytes()
+    out = capsys.readouterr().out
+    assert "minmax" in out and "W4A8" in out
+
+
+def test_compress_options_reach_the_method(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.bitsr"
+    pictures = write_pictures(tmp_path / "calib", ["a.png"], 140, 140)
+    words = ["--bits", "3", "--set", "distill_steps=1", "abr_steps=1", "--set", "groups=1", "--calib", str(pictures)]
+    assert main(["compress", str(checkpoint), "-o", str(out), *words, "--seed", "7", "--scope", "paper"]) == 0
+    capsys.readouterr()
+    assert main(["info", str(out), "--json"]) == 0
+    compression = json.loads(capsys.readouterr().out)["meta"]["compression"]
+    expected = {
+        "method": "harmoq",
+        "w_bits": 3,
+        "a_bits": 3,
+        "distill_steps": 1,
+        "groups": 1,
+        "seed": 7,
+        "scope": "paper",
+    }
+    assert {key: compression[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--bits", "1"], "needs training"),
+        (["--bits", "5"], "2, 3, 4, 6, 8"),
+        (["--method", "magic"], "unknown method 'magic'"),
+        (["--set", "nonsense=1"], "no option 'nonsense'"),
+        (["--method", "percentile", "--set", "tail=2"], "tail"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--calib", "missing"], "missing: no such folder"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_compress_errors(
+    words: list[str], complaint: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.bitsr"
+    assert main(["compress", str(checkpoint), "-o", str(out), *words]) == 1
+    assert complaint in error_of(capsys)
+    assert not out.exists()
+
+
+def test_compress_refuses_packed_files(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", str(packed), "-o", str(tmp_path / "x.bitsr")]) == 1
+    assert "packed already" in error_of(capsys)
+
+
+# ---- errors of files -------------------------------------------------------------------------------------------------
+
+
+def test_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "missing.pth"]) == 1
+    assert error_of(capsys) == "missing.pth: no such file"
+
+
+def test_unknown_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"some.weight": np.zeros((3, 3), np.float32)}, tmp_path / "other.safetensors")
+    assert main(["info", str(tmp_path / "other.safetensors")]) == 1
+    assert "other.safetensors" in error_of(capsys)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bitsr"])
+def test_truncated_file(
+    suffix: str, checkpoint: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = {".safetensors": checkpoint, ".bitsr": packed}[suffix]
+    half = tmp_path / f"half{suffix}"
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert main(["info", str(half)]) == 1
+    assert f"half{suffix}" in error_of(capsys)
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(Exception, match="no such file"):
+        main(["info", "missing.pth", "--debug"])
+
+
+# ---- eval ------------------------------------------------------------------------------------------------------------
+
+
+def test_eval_json(packed: Path, checkpoint: Path, benchmark_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every model on every folder, in the order given; bicubic takes the scale of the others."""
+    folders = f"{benchmark_folder},{benchmark_folder}"
+    assert main(["eval", "bicubic", str(packed), str(checkpoint), "--data", folders, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    results = json.loads(captured.out)["results"]
+    assert [r["model"] for r in results] == ["bicubic"] * 2 + [str(packed)] * 2 + [str(checkpoint)] * 2
+    keys = {"model", "dataset", "scale", "images", "psnr_y", "ssim_y", "backend", "seconds", "file_bytes"}
+    assert all(set(r) == keys and r["scale"] == 2 and r["images"] == 2 and r["dataset"] == "SetTwo" for r in results)
+    assert [r["file_bytes"] for r in results[::2]] == [None, packed.stat().st_size, checkpoint.stat().st_size]
+    assert results[4]["backend"] == "eager"
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_eval_backends_agree(
+    backend: str, packed: Path, benchmark_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["eval", str(packed), "--data", str(benchmark_folder), "--limit", "1", "--json", "--backend"]
+    results = []
+    for name in (backend, "auto"):
+        assert main([*words, name]) == 0
+        results.append(json.loads(capsys.readouterr().out)["results"][0])
+    assert results[0]["backend"] == backend
+    assert results[0]["images"] == 1
+    assert results[0]["psnr_y"] == pytest.approx(results[1]["psnr_y"], abs=0.01)
+
+
+def test_eval_table(benchmark_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "bicubic", "--data", str(benchmark_folder), "--scale", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "PSNR-Y" in out and "SetTwo" in out and err == ""
+
+
+def test_eval_errors(packed: Path, benchmark_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments, complaint in [
+        (["bicubic", "--data", str(benchmark_folder)], "bicubic needs --scale"),
+        (["bicubic", "--data", str(tmp_path / "nowhere"), "--scale", "2"], "nowhere: no such folder"),
+        (["bicubic", "--data", str(tmp_path / "empty"), "--scale", "2"], "empty"),
+        (["missing.bitsr", "--data", str(benchmark_folder)], "missing.bitsr: no such file"),
+        ([str(packed), "--data", str(benchmark_folder), "--scale", "4"], "upscales by 2, not by 4"),
+    ]:
+        assert main(["eval", *arguments, "--json"]) == 1
+        assert complaint in error_of(capsys)
+
+
+# ---- upscale ---------------------------------------------------------------------------------------------------------
+
+
+def test_upscale_one_picture(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_pictures(tmp_path / "in", ["a.png"], 20, 30) / "a.png"
+    assert main(["upscale", str(source), "-o", str(tmp_path / "large.png"), "--model", str(packed)]) == 0
+    assert Image.open(tmp_path / "large.png").size == (60, 40)
+    assert capsys.readouterr().err == ""
+
+
+def test_upscale_with_a_checkpoint_agrees_with_torch(checkpoint: Path, tmp_path: Path) -> None:
+    import bitsr
+
+    source = write_pictures(tmp_path / "in", ["a.png"], 20, 30) / "a.png"
+    assert main(["upscale", str(source), "-o", str(tmp_path / "out"), "--model", str(checkpoint), "--tile", "16"]) == 0
+    expected = bitsr.ModuleUpscaler(bitsr.load(checkpoint))(picture(20, 30))
+    result = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert np.abs(result.astype(int) - expected).max() <= 1
+
+
+def test_upscale_goes_on_after_a_corrupt_picture(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_pictures(tmp_path / "in", ["a.png", "b.png", "c.png"], 20, 20)
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:200])
+    assert main(["upscale", str(folder), "-o", str(tmp_path / "out"), "--model", str(packed)]) == 1
+    captured = capsys.readouterr()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    assert "a.png: 40x40" in captured.out
+    failed, error = captured.err.splitlines()
+    assert failed.startswith("failed: ") and "b.png" in failed
+    assert error.startswith("error: 1 of 3 pictures failed: ") and error.endswith("b.png")
+
+
+def test_upscale_small_and_grey(packed: Path, tmp_path: Path) -> None:
+    Image.new("L", (1, 1), 128).save(tmp_path / "dot.png")
+    assert main(["upscale", str(tmp_path), "-o", str(tmp_path / "out"), "--model", str(packed)]) == 0
+    assert Image.open(tmp_path / "out" / "dot.png").size == (2, 2)
+
+
+def test_upscale_never_writes_two_results_to_one_name(packed: Path, tmp_path: Path) -> None:
+    sources = [
+        str(write_pictures(tmp_path / name, ["a.png"], 16, side) / "a.png") for name, side in (("x", 16), ("y", 20))
+    ]
+    assert main(["upscale", *sources, "-o", str(tmp_path / "out"), "--model", str(packed)]) == 1
+    assert Image.open(tmp_path / "out" / "a.png").size == (32, 32)
+
+
+def test_upscale_errors(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write_pictures(tmp_path / "one", ["a.png"], 16, 16) / "a.png"
+    (tmp_path / "empty").mkdir()
+    before = first.read_bytes()
+    for arguments, complaint in [
+        ([str(first), "-o", str(first)], "would replace it"),
+        ([str(tmp_path / "one"), "-o", str(tmp_path / "one")], "would replace it"),
+        ([str(tmp_path / "one"), "-o", str(tmp_path / "out.png")], "give a folder"),
+        ([str(tmp_path / "empty"), "-o", str(tmp_path / "out")], "holds no pictures"),
+        (["missing.png", "-o", str(tmp_path / "out")], "missing.png: no such file"),
+    ]:
+        assert main(["upscale", *arguments, "--model", str(packed)]) == 1
+        assert complaint in error_of(capsys)
+    assert first.read_bytes() == before
+
+
+# ---- demo ------------------------------------------------------------------------------------------------------------
+
+
+def test_demo_on_small_files(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_pictures(tmp_path / "in", ["a.png"], 101, 110) / "a.png"
+    out = tmp_path / "demo"
+    rows = run(checkpoint, source, out, ("distill_steps=1", "abr_steps=1", "groups=1"))
+    assert [row.file_bytes for row in rows] == [None, checkpoint.stat().st_size, (out / "demo.bitsr").stat().st_size]
+    assert Image.open(out / "upscaled.png").size == (110, 100)
+    assert Image.open(out / "before_after.png").width == 4 * 3 * CROP
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert [row["psnr_y"] for row in report["rows"]] == [row.psnr_y for row in rows]
+    assert "packed W4A4" in capsys.readouterr().out
+
+
+def test_before_and_after_shows_the_detail() -> None:
+    hr = np.zeros((160, 200, 3), np.uint8)
+    hr[60:150, 100:190] = picture(90, 90)
+    y, x = most_detailed(hr, CROP)
+    assert 40 <= y <= 64 and 80 <= x <= 104
+    sheet = before_after(hr[::2, ::2], hr, hr, hr, 2)
+    assert sheet.shape == (CROP * 3 + 28, 4 * CROP * 3, 3)
+    panels = np.split(sheet[28:], 4, axis=1)
+    np.testing.assert_array_equal(panels[3][::3, ::3], hr[y : y + CROP, x : x + CROP])
