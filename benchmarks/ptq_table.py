@@ -1,10 +1,11 @@
 """Rows of results/ptq_first.csv: post-training methods at several bits on the benchmark sets.
 
-    python benchmarks/ptq_table.py --model imdn_x4=IMDN_x4.pth --data Set5 Set14 B100 --calib TRAIN --out results/ptq_first.csv
+python benchmarks/ptq_table.py --model imdn_x4=IMDN_x4.pth --data Set5 Set14 B100 --calib TRAIN --out
+results/ptq_first.csv
 
 Every row is written as soon as it is measured and skipped when it is there already.  Calibration uses training
-pictures only.  PSNR and SSIM are those of the simulation; ``bytes`` is the size of the packed file on disk, and ``file_psnr``
-the PSNR of that file run by the interpreter on the first set (empty where it was not run).
+pictures only.  PSNR and SSIM are those of the simulation; ``bytes`` is the size of the packed file on disk, and
+``file_psnr`` the PSNR of that file run by the interpreter on the first set (empty where it was not run).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import csv
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,10 +23,27 @@ import bitsr
 from bitsr.methods.registry import config_for
 
 FIELDS = [
-    "model", "method", "w_bits", "a_bits", "scope", "seed", "options", "dataset", "images", "psnr_y", "ssim_y", "fp_psnr_y", "gap",
-    "bytes", "fp32_bytes", "compress_seconds", "threads", "file_psnr_y",
+    "model", "method", "w_bits", "a_bits", "scope", "seed", "options", "dataset", "images", "psnr_y", "ssim_y",
+    "fp_psnr_y", "gap", "bytes", "fp32_bytes", "compress_seconds", "threads", "file_psnr_y",
 ]  # fmt: skip
 KEY = ("model", "method", "w_bits", "scope", "seed", "options", "dataset")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark folder, given as PATH or PATH:N for its first N pictures; a subset says so in its name."""
+
+    folder: Path
+    limit: int | None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name if self.limit is None else f"{self.folder.name} (first {self.limit})"
+
+    @classmethod
+    def parse(cls, word: str) -> Benchmark:
+        path, _, limit = word.partition(":")
+        return cls(Path(path), int(limit) if limit else None)
 
 
 class Table:
@@ -52,7 +71,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True, help="NAME=CHECKPOINT")
     parser.add_argument("--methods", nargs="+", default=["minmax", "percentile", "dobi", "harmoq"])
     parser.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3, 2])
-    parser.add_argument("--data", nargs="+", type=Path, required=True)
+    parser.add_argument("--data", nargs="+", type=Benchmark.parse, required=True, help="PATH or PATH:N")
     parser.add_argument("--calib", type=Path, required=True, help="folder of training pictures (HR)")
     parser.add_argument("--scope", default="full")
     parser.add_argument("--set", nargs="*", default=[], help="options of the method, key=value")
@@ -70,10 +89,11 @@ def main() -> None:
         fp32_bytes = sum(p.numel() for p in module.parameters()) * 4
         for folder in options.data:
             if table.find(model=name, method="fp", dataset=folder.name) is None:
-                result = bitsr.evaluate(module, folder, options.scale)
+                result = bitsr.evaluate(module, folder.folder, options.scale, limit=folder.limit)
+                psnr = f"{result.psnr_y:.4f}"
                 table.add(model=name, method="fp", w_bits=32, a_bits=32, scope="full", seed=0, dataset=folder.name,
-                          images=result.images, psnr_y=f"{result.psnr_y:.4f}", ssim_y=f"{result.ssim_y:.4f}",
-                          fp_psnr_y=f"{result.psnr_y:.4f}", gap="0", bytes=fp32_bytes, fp32_bytes=fp32_bytes)  # fmt: skip
+                          images=result.images, psnr_y=psnr, ssim_y=f"{result.ssim_y:.4f}", fp_psnr_y=psnr, gap="0",
+                          bytes=fp32_bytes, fp32_bytes=fp32_bytes)  # fmt: skip
         for bits in options.bits:
             for method in options.methods:
                 row = {"model": name, "method": method, "w_bits": bits, "scope": options.scope, "seed": options.seed,
@@ -84,8 +104,8 @@ def main() -> None:
 
 
 def measure(
-    table: Table, row: dict[str, object], module: torch.nn.Module, folders: list[Path], options: argparse.Namespace,
-    fp32_bytes: int,
+    table: Table, row: dict[str, object], module: torch.nn.Module, folders: list[Benchmark],
+    options: argparse.Namespace, fp32_bytes: int,
 ) -> None:  # fmt: skip
     """Compress once, pack, and evaluate on every folder."""
     bits = int(str(row["w_bits"]))
@@ -98,17 +118,24 @@ def measure(
     path = options.packed / f"{row['model']}_{row['method']}_w{bits}_s{options.seed}.bitsr"
     bitsr.save(compressed, path)
     for number, folder in enumerate(folders):
-        result = bitsr.evaluate(compressed, folder, options.scale)
+        result = bitsr.evaluate(compressed, folder.folder, options.scale, limit=folder.limit)
         full = table.find(model=row["model"], method="fp", dataset=folder.name)
         fp = float(full["psnr_y"]) if full else float("nan")
         check = ""
         if options.file_check and number == 0:
-            check = f"{bitsr.evaluate(bitsr.open(path), folder, options.scale).psnr_y:.4f}"
+            check = f"{bitsr.evaluate(bitsr.open(path), folder.folder, options.scale, limit=folder.limit).psnr_y:.4f}"
         table.add(**row, a_bits=bits, dataset=folder.name, images=result.images, psnr_y=f"{result.psnr_y:.4f}",
                   ssim_y=f"{result.ssim_y:.4f}", fp_psnr_y=f"{fp:.4f}", gap=f"{result.psnr_y - fp:.4f}",
                   bytes=os.stat(path).st_size, fp32_bytes=fp32_bytes, compress_seconds=f"{seconds:.1f}",
                   threads=torch.get_num_threads(), file_psnr_y=check)  # fmt: skip
-        print(row["model"], row["method"], bits, folder.name, f"{result.psnr_y:.2f} ({result.psnr_y - fp:+.2f})", flush=True)
+        print(
+            row["model"],
+            row["method"],
+            bits,
+            folder.name,
+            f"{result.psnr_y:.2f} ({result.psnr_y - fp:+.2f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 Compression takes any module of linears, convolutions and `MatMul`.  Packing must know which steps a module stands for;
 it is told by one function per class, which follows the module's `forward` line by line.  CARN-M has them here.  HiT-SRF
 has none, and its correlation cannot be said in the steps that a packed file knows, so `bitsr.save` raises
-`UnsupportedLayer`; the compressed module can still be evaluated.
+`UnsupportedLayer`; the compressed module can still be evaluated.  CARN-M takes minutes on one core, HiT-SRF longer.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def build(network: Network, weights: Path, scale: int = 4) -> nn.Module:
     """A module with its weights, and with the facts that callers need but weights do not tell."""
     if network == "carn_m":
         module: nn.Module = load_carn_m(weights, scale)
+        module.eight_bit = ("upsample",)  # type: ignore[assignment]  # optional: parts that stay at 8 bit
         descriptor = bitsr.Descriptor("carn_m", scale, reach=CARNM.reach)
     else:
         module = load_hit_srf(weights, scale)

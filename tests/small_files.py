@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from bitsr.archs.msrresnet import MSRResNet
 
@@ -22,10 +23,11 @@ def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def write_checkpoint(path: Path, scale: int = 4) -> Path:
-    """An MSRResNet of a few thousand weights, untrained."""
-    torch.manual_seed(0)
-    module = MSRResNet(num_feat=8, num_block=1, upscale=scale)
+def write_checkpoint(path: Path, module: nn.Module | None = None, scale: int = 4) -> Path:
+    """A network as it is; without one, an untrained MSRResNet of a few thousand weights."""
+    if module is None:
+        torch.manual_seed(0)
+        module = MSRResNet(num_feat=8, num_block=1, upscale=scale)
     save_file({key: value.contiguous() for key, value in module.state_dict().items()}, path)
     return path
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from bitsr.cli.demo import CROP, before_after, most_detailed, run
+from bitsr.archs.imdn import IMDN
 from bitsr.cli.main import COMMANDS, main
 from small_files import picture, write_checkpoint, write_pictures
 from without_torch import run_without_torch
@@ -227,6 +228,19 @@ def test_compress_refuses_packed_files(packed: Path, tmp_path: Path, capsys: pyt
     assert "packed already" in error_of(capsys)
 
 
+def test_compress_on_a_device(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compress", str(checkpoint), "-o", str(tmp_path / "x.bitsr"), "--method", "minmax", "--device", "cuda"]
+    if torch.cuda.is_available():
+        assert main(words) == 0
+        assert main(["info", str(tmp_path / "x.bitsr")]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(words) == 1
+    assert error_of(capsys) == "--device cuda: torch sees no CUDA device here"
+
+
 # ---- errors of files -------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +343,16 @@ def test_upscale_with_a_checkpoint_agrees_with_torch(checkpoint: Path, tmp_path:
     assert np.abs(result.astype(int) - expected).max() <= 1
 
 
+def test_upscale_tells_what_tiling_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_checkpoint(tmp_path / "global.safetensors", IMDN(nf=16, upscale=2))
+    source = write_pictures(tmp_path / "in", ["a.png"], 40, 90) / "a.png"
+    for tile, told in (("auto", False), ("16", True)):
+        assert main(["upscale", str(source), "-o", str(tmp_path), "--model", str(model), "--tile", tile]) == 0
+        out = capsys.readouterr().out
+        assert ("tiling changed the result: " in out and "/255" in out) == told
+        assert ("in one piece" in out) != told
+
+
 def test_upscale_goes_on_after_a_corrupt_picture(
     packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -371,29 +395,3 @@ def test_upscale_errors(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(["upscale", *arguments, "--model", str(packed)]) == 1
         assert complaint in error_of(capsys)
     assert first.read_bytes() == before
-
-
-# ---- demo ------------------------------------------------------------------------------------------------------------
-
-
-def test_demo_on_small_files(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = write_pictures(tmp_path / "in", ["a.png"], 101, 110) / "a.png"
-    out = tmp_path / "demo"
-    rows = run(checkpoint, source, out, ("distill_steps=1", "abr_steps=1", "groups=1"))
-    assert [row.file_bytes for row in rows] == [None, checkpoint.stat().st_size, (out / "demo.bitsr").stat().st_size]
-    assert Image.open(out / "upscaled.png").size == (110, 100)
-    assert Image.open(out / "before_after.png").width == 4 * 3 * CROP
-    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert [row["psnr_y"] for row in report["rows"]] == [row.psnr_y for row in rows]
-    assert "packed W4A4" in capsys.readouterr().out
-
-
-def test_before_and_after_shows_the_detail() -> None:
-    hr = np.zeros((160, 200, 3), np.uint8)
-    hr[60:150, 100:190] = picture(90, 90)
-    y, x = most_detailed(hr, CROP)
-    assert 40 <= y <= 64 and 80 <= x <= 104
-    sheet = before_after(hr[::2, ::2], hr, hr, hr, 2)
-    assert sheet.shape == (CROP * 3 + 28, 4 * CROP * 3, 3)
-    panels = np.split(sheet[28:], 4, axis=1)
-    np.testing.assert_array_equal(panels[3][::3, ::3], hr[y : y + CROP, x : x + CROP])

@@ -6,13 +6,14 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from bitsr.cli import data
 from bitsr.cli.main import main
+from bitsr.data.catalogue import SETS, digest_of
 from bitsr.data.pictures import list_pictures
 from small_files import write_pictures
 
@@ -70,8 +71,8 @@ def serve(monkeypatch: pytest.MonkeyPatch, pictures: Path) -> Iterator:
 
     def start(content: bytes, cut: int | None = None) -> Server:
         servers.append(Server(content, cut))
-        digest = data.digest_of(list_pictures(pictures))
-        monkeypatch.setitem(data.COPIES, "Set5", data.Copy(servers[-1].url, digest))
+        digest = digest_of(list_pictures(pictures))
+        monkeypatch.setitem(SETS, "Set5", replace(SETS["Set5"], url=servers[-1].url, digest=digest))
         return servers[-1]
 
     yield start
@@ -117,7 +118,7 @@ def test_get_refuses_what_is_no_archive(serve, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_get_names_what_cannot_be_reached(tmp_path: Path, monkeypatch, capsys) -> None:  # noqa: ANN001
-    monkeypatch.setitem(data.COPIES, "Set5", data.Copy("http://127.0.0.1:9/set.tar.gz", ""))
+    monkeypatch.setitem(SETS, "Set5", replace(SETS["Set5"], url="http://127.0.0.1:9/set.tar.gz"))
     assert main(["data", "get", "Set5", "-o", str(tmp_path)]) == 1
     assert "cannot be fetched" in capsys.readouterr().err
 

@@ -63,9 +63,7 @@ def test_the_weights_of_hit_srf_fit(shared: Path) -> None:
     assert sum(value.numel() for value in module.state_dict().values()) == 866_420
 
 
-@pytest.mark.parametrize(
-    ("network", "weights", "psnr_y"), [("carn_m", CARN_M, 31.88), ("hit_srf", HIT_SRF, 32.55)]
-)
+@pytest.mark.parametrize(("network", "weights", "psnr_y"), [("carn_m", CARN_M, 31.88), ("hit_srf", HIT_SRF, 32.55)])
 def test_the_weights_give_the_published_figure(network: str, weights: Path, psnr_y: float, shared: Path) -> None:
     module = build(network, needs(shared / weights))  # type: ignore[arg-type]
     folder = shared / "data" / "benchmarks" / "Set5"
@@ -80,11 +78,14 @@ def test_the_weights_give_the_published_figure(network: str, weights: Path, psnr
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_carn_m_is_compressed_packed_and_run(scale: int, tmp_path: Path) -> None:
     module = tiny(CARNM, scale=scale, features=8, groups=2)
+    module.eight_bit = ("upsample",)  # type: ignore[assignment]
     small = bitsr.compress(module, QUICK, pictures())
     layers = quantized_layers(small)
     assert isinstance(layers["b2.b1.body.2"], QuantLayer) and layers["b2.b1.body.2"].w_bits == 4
     assert layers["entry"].a_bits == layers["exit"].a_bits == 8
-    assert {name.split(".")[1] for name in layers if name.startswith("upsample")} == {f"up{scale}"}
+    upsampling = {name: layer for name, layer in layers.items() if name.startswith("upsample")}
+    assert {name.split(".")[1] for name in upsampling} == {f"up{scale}"}
+    assert {layer.a_bits for layer in upsampling.values()} == {8}
 
     bitsr.save(small, tmp_path / "small.bitsr")
     model = bitsr.open(tmp_path / "small.bitsr", backend="reference")

@@ -12,7 +12,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
-from bitsr.program.reference import run  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from bitsr.archs.edsr import EDSR  # noqa: E402
@@ -26,6 +25,7 @@ from bitsr.errors import ConfigError, UnsupportedLayer  # noqa: E402
 from bitsr.lowering import lower, register_lowering, save  # noqa: E402
 from bitsr.parts.layers import QuantConv2d  # noqa: E402
 from bitsr.parts.quantizer import AffineQuantizer  # noqa: E402
+from bitsr.program.reference import run  # noqa: E402
 from bitsr.program.steps import Affine, Conv2d  # noqa: E402
 from tiny import BITS, NETWORKS, hwc, make, picture, quantize_roughly  # noqa: E402
 

@@ -16,8 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 QUICK = {  # HarmoQ's own figures take a while; the words around them are what is tested here
-    "--bits 4": "--bits 4 --set distill_steps=2 abr_steps=2 groups=1",
-    "bitsr.HarmoQ(w_bits=4, a_bits=4)": "bitsr.HarmoQ(w_bits=4, a_bits=4, distill_steps=2, abr_steps=2, groups=1)",
+    "--bits 4": "--bits 4 --set distill_steps=1 abr_steps=1 groups=1 samples=512",
+    "a_bits=4)": "a_bits=4, distill_steps=1, abr_steps=1, groups=1, samples=512)",
 }
 ENTRY = "./bitsr.sh"
 

@@ -140,11 +140,14 @@ def test_the_change_by_tiling_a_global_network_is_measured() -> None:
     _, whole = run_tiled(network, x, descriptor, "auto", 10**9)
     assert whole.difference is None
     _, tiled = run_tiled(network, x, descriptor, 12, 10**9)
-    assert tiled.difference is not None
+    assert tiled.changes and tiled.difference is not None
     near, far = x[10:26].mean(), x[2:34].mean()
     assert tiled.difference.largest == pytest.approx(255 * abs(near - far) / 2, rel=1e-3)
     assert tiled.difference.psnr == pytest.approx(-20 * math.log10(abs(near - far) / 2), rel=1e-3)
     assert "tiling changed the result" in str(tiled)
+    _, tight = run_tiled(network, x, descriptor, 12, 16 * 16)  # no memory for more surroundings
+    assert tight.changes and tight.difference is None
+    assert "tiling changed the result: not measured" in str(tight)
 
 
 def test_a_tile_needs_a_side() -> None:

@@ -44,7 +44,9 @@ def test_linear_start_is_at_least_bicubic(folder, tmp_path):
 
 
 def test_resumed_run_is_bit_equal(folder, tmp_path):
-    recipe = Recipe("rfdn", {"nf": 28}, scale=2, steps=6, batch=2, crop=16, warmup=2, checkpoint_every=3, validate_every=6)
+    recipe = Recipe(
+        "rfdn", {"nf": 28}, scale=2, steps=6, batch=2, crop=16, warmup=2, checkpoint_every=3, validate_every=6
+    )
     whole = Run(recipe, [folder], tmp_path / "whole")
     whole.train(minutes=10)
     part = Run(recipe, [folder], tmp_path / "part")

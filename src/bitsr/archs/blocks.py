@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitsr.archs.network import StateDict, shape
+from bitsr.archs.network import Config, StateDict, shape, shuffle_scale
 from bitsr.errors import CheckpointError
 
 
@@ -33,6 +33,17 @@ def tail_scale(state: StateDict, prefix: str) -> int:
             raise CheckpointError(f"{key} turns {features} channels into {made}, which is no upsampling by 2 or 3")
         scale, index = scale * factor, index + 2
     return scale
+
+
+def distillation_config(state: StateDict) -> Config:
+    """The sizes of a distillation network (IMDN, RFDN): convolution ``fea_conv`` first, one pixel shuffle last."""
+    features, channels = shape(state, "fea_conv.weight")[:2]
+    return {
+        "in_nc": channels,
+        "nf": features,
+        "out_nc": channels,
+        "upscale": shuffle_scale(state, "upsampler.0.weight", channels),
+    }
 
 
 def tail_convs(scale: int) -> list[tuple[int, int]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitsr.archs.network import Config, Network, StateDict, color_of, radius, shape, shuffle_scale
+from bitsr.archs.blocks import distillation_config
+from bitsr.archs.network import Config, Network, StateDict, color_of, radius
 from bitsr.descriptor import Descriptor
 
 
@@ -83,13 +84,7 @@ class IMDN(nn.Module):
 def detect(state: StateDict) -> Config | None:
     if "IMDB1.cca.conv_du.0.weight" not in state or "fea_conv.weight" not in state:
         return None
-    features, channels = shape(state, "fea_conv.weight")[:2]
-    return {
-        "in_nc": channels,
-        "nf": features,
-        "out_nc": channels,
-        "upscale": shuffle_scale(state, "upsampler.0.weight", channels),
-    }
+    return distillation_config(state)
 
 
 def descriptor(module: IMDN) -> Descriptor:

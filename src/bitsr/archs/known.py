@@ -17,6 +17,9 @@ class Known:
 
 
 KNOWN = {
+    "dc1c29c27c570c6c699bc44766ca22be810757099dae08c0ec172cca47b32412": Known(
+        "RFDN x4, trained by bitsr", {"feature_range": 1.0}
+    ),
     "740b39653592bd3f49955a21cd9e16f2d37f2c413368cc09327601b8fbe42ce1": Known("IMDN x2, Zheng222/IMDN"),
     "e660c38221147217a136debeb99eb304d62d9c0f73ac421ed66281b619719714": Known("IMDN x4, Zheng222/IMDN"),
     "11af8ec8ebd68689e90ef1e29044f9804c72d3bd9f7573820b7b26035782760c": Known(

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitsr.archs.network import Config, Network, StateDict, color_of, radius, shape, shuffle_scale
+from bitsr.archs.blocks import distillation_config
+from bitsr.archs.network import Config, Network, StateDict, color_of, radius
 from bitsr.descriptor import Descriptor
 
 
@@ -99,13 +100,7 @@ class RFDN(nn.Module):
 def detect(state: StateDict) -> Config | None:
     if "B1.c1_d.weight" not in state or "B1.esa.conv_f.weight" not in state:
         return None
-    features, channels = shape(state, "fea_conv.weight")[:2]
-    return {
-        "in_nc": channels,
-        "nf": features,
-        "out_nc": channels,
-        "upscale": shuffle_scale(state, "upsampler.0.weight", channels),
-    }
+    return distillation_config(state)
 
 
 def descriptor(module: RFDN) -> Descriptor:

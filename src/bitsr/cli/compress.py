@@ -29,6 +29,7 @@ def compress(
     scope: Annotated[Literal["paper", "full"] | None, arg(metavar="paper|full")] = None,
     precision: Literal["fp16", "fp32"] = "fp16",
     seed: int = 0,
+    device: Literal["cpu", "cuda"] = "cpu",
     threads: Annotated[int | None, arg(metavar="N")] = None,
 ) -> int:
     """Compress a checkpoint to few bits and pack it into one file.
@@ -46,16 +47,17 @@ def compress(
         scope: full packs every layer; paper leaves out what the papers leave out (default: full)
         precision: of the numbers that stay in floating point
         seed: of everything random: equal seeds give equal files
+        device: where it is compressed
         threads: CPU threads
     """
     if not is_packed(output):
         raise UsageError(f"-o {output}: the name of a packed file ends in {SUFFIX}")
     chosen = choose_config(method, bits, w_bits, a_bits, scope, config, [word for group in options for word in group])
-    module = load_checkpoint(model, threads=threads)
+    module = load_checkpoint(model, device, threads)
     crops = bitsr.calibration_crops(calib, module.descriptor.scale, seed=seed)
     start = time.perf_counter()
     with working(f"compressing {model.name} to W{chosen.w_bits}A{chosen.a_bits}"):
-        small = bitsr.compress(module, chosen, crops, seed=seed)
+        small = bitsr.compress(module, chosen, crops, seed=seed).cpu()
     seconds = time.perf_counter() - start
     output.parent.mkdir(parents=True, exist_ok=True)
     bitsr.save(small, output, precision=precision)

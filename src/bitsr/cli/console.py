@@ -6,14 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-T = TypeVar("T")
 COUNTED = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 WIDTH_OF_FILES = 200  # columns where stdout is no terminal: nothing wraps in a log
 
@@ -67,12 +66,6 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     with _progress(*COUNTED) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def track(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items, with a progress bar on the terminal."""
-    with _progress(*COUNTED) as progress:
-        yield from progress.track(items, description=what)
 
 
 def _progress(*columns: Any) -> Progress:

@@ -12,8 +12,7 @@ from tyro.conf import Positional
 from bitsr.cli.console import emit_json, human_bytes, print_table
 from bitsr.cli.models import is_packed, load_checkpoint, need_file
 from bitsr.descriptor import Descriptor
-from bitsr.program.program import Program
-from bitsr.program.steps import Conv2d, Linear, PackedWeight, Step, WindowAttention
+from bitsr.program.counting import count_layers, parameters
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ def describe_packed(path: Path) -> dict[str, Any]:
     from bitsr.format import read_program
 
     program = read_program(path)
-    layers = [layer for step in program.steps if (layer := layer_of(step, program)) is not None]
-    return _content(path, "packed", program.descriptor, parameters_of(program), layers, dict(program.meta))
+    layers = [Layer(c.name, c.kind, c.w_bits, c.a_bits, c.bytes) for c in count_layers(program)]
+    return _content(path, "packed", program.descriptor, parameters(program), layers, dict(program.meta))
 
 
 def describe_checkpoint(path: Path) -> dict[str, Any]:
@@ -83,13 +82,13 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _content(
-    path: Path, kind: str, descriptor: Descriptor, parameters: int, layers: list[Layer], meta: dict[str, Any]
+    path: Path, kind: str, descriptor: Descriptor, weights: int, layers: list[Layer], meta: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "file": str(path),
         "kind": kind,
         **asdict(descriptor),
-        "parameters": parameters,
+        "parameters": weights,
         "file_bytes": path.stat().st_size,
         "layers": [asdict(layer) for layer in layers],
         "meta": meta,
@@ -106,42 +105,3 @@ def stored_bits(path: Path) -> int:
         tensors = [file.get_slice(key) for key in file.keys()]  # noqa: SIM118 (no iterator)
         largest = max(tensors, key=lambda tensor: sum(tensor.get_shape()))
         return 16 if largest.get_dtype() in ("F16", "BF16") else 32
-
-
-def layer_of(step: Step, program: Program) -> Layer | None:
-    """What `info` says of a step; None for steps that do not multiply."""
-    match step:
-        case Linear() | Conv2d():
-            a_bits = step.quantizer.bits if step.quantizer else 32
-            extras = [step.bias, step.input_scale]
-            if isinstance(step.weight, PackedWeight):
-                codes = program.tensors[step.weight.codes]
-                name, w_bits, size = step.weight.codes, step.weight.bits, -(-codes.size * step.weight.bits // 8)
-                extras += [step.weight.scale, step.weight.mid]
-            else:
-                weight = program.tensors[step.weight]
-                name, w_bits, size = step.weight, 8 * weight.itemsize, weight.nbytes
-            size += sum(program.tensors[tensor].nbytes for tensor in extras if tensor)
-            return Layer(_layer_name(name), type(step).__name__.lower(), w_bits, a_bits, size)
-        case WindowAttention():
-            bits = min((q.bits for q in (step.q, step.k, step.attention, step.v) if q), default=32)
-            table = program.tensors[step.bias_table]
-            return Layer(_layer_name(step.bias_table), "attention", 8 * table.itemsize, bits, table.nbytes)
-    return None
-
-
-def _layer_name(tensor: str) -> str:
-    for ending in (".codes", ".weight", ".relative_position_bias_table", ".bias_table"):
-        tensor = tensor.removesuffix(ending)
-    return tensor
-
-
-def parameters_of(program: Program) -> int:
-    """Elements of all tensors except what quantization added: scales and offsets."""
-    added: set[str | None] = set()
-    for step in program.steps:
-        if isinstance(step, Linear | Conv2d):
-            added.add(step.input_scale)
-            if isinstance(step.weight, PackedWeight):
-                added |= {step.weight.scale, step.weight.mid}
-    return sum(tensor.size for name, tensor in program.tensors.items() if name not in added)

@@ -59,7 +59,7 @@ def open_set(folder: str | Path, scale: int) -> BenchmarkSet:
     inner = folder / "HR"
     pictures = list_pictures(inner if inner.is_dir() else folder)
     name = folder.resolve().parent.name if folder.name == "HR" else folder.resolve().name
-    low = folder / "LR_bicubic" / f"X{scale}"
+    low = lr_folder(folder, scale)
     if not low.is_dir():
         return BenchmarkSet(name, scale, [(path, None) for path in pictures])
 
@@ -71,6 +71,17 @@ def open_set(folder: str | Path, scale: int) -> BenchmarkSet:
             raise PictureError(f"{low}: has no LR picture for {path.name}; add it, or remove the folder")
         files.append((path, lr))
     return BenchmarkSet(name, scale, files)
+
+
+def lr_folder(folder: Path, scale: int) -> Path:
+    """Where a set keeps its LR pictures of a scale, if it has any."""
+    return folder / "LR_bicubic" / f"X{scale}"
+
+
+def lr_scales(folder: Path) -> list[int]:
+    """The scales of which a set has LR pictures."""
+    names = (path.name.removeprefix("X") for path in (folder / "LR_bicubic").glob("X*"))
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def crop_to_multiple(picture: NDArray, scale: int) -> NDArray:

@@ -1,16 +1,18 @@
-"""The customary benchmark sets, and whether a folder really holds one: its bicubic PSNR tells."""
+"""The customary benchmark sets, and whether a folder really holds one: its bicubic PSNR and its pixels tell."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bitsr.data.benchmark import crop_to_multiple
+from bitsr.data.benchmark import crop_to_multiple, lr_folder, lr_scales, open_set
 from bitsr.data.imresize import imresize
-from bitsr.data.pictures import list_pictures, read_picture, to_uint8
+from bitsr.data.pictures import Picture, list_pictures, read_picture, read_rgb, to_uint8
 from bitsr.errors import ConfigError, PictureError
 from bitsr.evaluation.metrics import psnr_rgb, psnr_y
 
@@ -25,21 +27,54 @@ class KnownSet:
         pictures: how many HR pictures it has.
         bicubic: scale -> published PSNR-Y of bicubic in dB (crop = scale).
         source: where its authors publish it.
+        url: address of a public tar archive of the HR pictures.
+        digest: :func:`digest_of` the HR pictures.
     """
 
     name: str
     pictures: int
     bicubic: dict[int, float]
     source: str
+    url: str
+    digest: str
 
 
+MIRROR = "https://huggingface.co/datasets/eugenesiow"
 SETS = {
     known.name: known
     for known in (
-        KnownSet("Set5", 5, {2: 33.66, 4: 28.42}, "http://people.rennes.inria.fr/Aline.Roumy/results/SR_BMVC12.html"),
-        KnownSet("Set14", 14, {2: 30.24, 4: 26.00}, "https://sites.google.com/site/romanzeyde/research-interests"),
-        KnownSet("B100", 100, {2: 29.56, 4: 25.96}, "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/bsds/"),
-        KnownSet("Urban100", 100, {2: 26.88, 4: 23.14}, "https://github.com/jbhuang0604/SelfExSR"),
+        KnownSet(
+            "Set5",
+            5,
+            {2: 33.66, 4: 28.42},
+            "http://people.rennes.inria.fr/Aline.Roumy/results/SR_BMVC12.html",
+            f"{MIRROR}/Set5/resolve/main/data/Set5_HR.tar.gz",
+            "56d899b36425f6e2932d723ffc58806b5f82e6731427bb2990b7d877f2ea3f95",
+        ),
+        KnownSet(
+            "Set14",
+            14,
+            {2: 30.24, 4: 26.00},
+            "https://sites.google.com/site/romanzeyde/research-interests",
+            f"{MIRROR}/Set14/resolve/main/data/Set14_HR.tar.gz",
+            "f58a95f24549c95a1b265e155b020c6b54038fe4e3761f7de613678f0ca76a2f",
+        ),
+        KnownSet(
+            "B100",
+            100,
+            {2: 29.56, 4: 25.96},
+            "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/bsds/",
+            f"{MIRROR}/BSD100/resolve/main/data/BSD100_HR.tar.gz",
+            "ab7c173f1a42b2df1c15f1559221bb3175e2b6208667cc31ab48a32659a6ab1c",
+        ),
+        KnownSet(
+            "Urban100",
+            100,
+            {2: 26.88, 4: 23.14},
+            "https://github.com/jbhuang0604/SelfExSR",
+            f"{MIRROR}/Urban100/resolve/main/data/Urban100_HR.tar.gz",
+            "958644bbdf2c4f097b9d8e305be40b0da97b7ff1f364c31d3fde1856e84d407a",
+        ),
     )
 }
 ALIASES = {"bsd100": "B100", "bsds100": "B100"}
@@ -65,14 +100,32 @@ class BicubicCheck:
 
 
 @dataclass(frozen=True)
+class LowCheck:
+    """LR pictures that come with a set: the largest difference, of 255, to the bicubic reduction of their HR."""
+
+    folder: Path
+    pictures: int
+    largest: int
+
+    def __str__(self) -> str:
+        relation = f"up to {self.largest}/255 away from" if self.largest else "equal to"
+        return f"{self.folder}: {self.pictures} pictures, {relation} the MATLAB-exact bicubic"
+
+
+@dataclass(frozen=True)
 class Verification:
-    """What a folder holds: number of pictures, errors of those that cannot be read, bicubic figures."""
+    """What a folder holds: number of pictures, errors of those that cannot be read, bicubic figures, LR pictures.
+
+    ``known`` is the set that its name promises, ``equal`` the one that it is pixel for pixel.
+    """
 
     folder: Path
     known: KnownSet | None
     pictures: int
     broken: tuple[str, ...] = ()
     bicubic: tuple[BicubicCheck, ...] = ()
+    equal: KnownSet | None = None
+    low: tuple[LowCheck, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -81,7 +134,9 @@ class Verification:
 
     def __str__(self) -> str:
         expected = f" of {self.known.pictures} that {self.known.name} has" if self.known else ", none of the known sets"
-        return "\n".join([f"{self.folder}: {self.pictures} pictures{expected}", *self.broken, *map(str, self.bicubic)])
+        equal = [f"equal to {self.equal.name} pixel for pixel"] if self.equal else []
+        lines = [*self.broken, *map(str, self.bicubic), *equal, *map(str, self.low)]
+        return "\n".join([f"{self.folder}: {self.pictures} pictures{expected}", *lines])
 
 
 def find(name: str) -> KnownSet | None:
@@ -96,7 +151,8 @@ def verify(
     scales: Iterable[int] = (2, 4),
     on_picture: Callable[[int, int], None] = lambda number, total: None,
 ) -> Verification:
-    """Read every picture of a folder and compare its bicubic PSNR-Y with the published figures.
+    """Read every picture of a folder, and compare: bicubic's PSNR-Y with the published figures, HR pictures with the
+    known sets, LR pictures with the bicubic reduction of HR.
 
     ``name`` says which set it should be; without it the folder's name does, and an unknown one is only measured.  The
     published figures take a grey file's own values for Y (an evaluation of networks repeats it to RGB, which moves
@@ -113,31 +169,57 @@ def verify(
 
     scales = tuple(scales)
     sums: dict[int, list[float]] = {scale: [] for scale in scales}
-    broken = []
+    broken, digests = [], []
     for number, path in enumerate(paths, 1):
         try:
-            for scale, value in bicubic_psnr(path, scales).items():
+            picture = read_picture(path)
+            digests.append(_digest(to_uint8(picture.rgb)))
+            for scale, value in bicubic_psnr(picture, scales).items():
                 sums[scale].append(value)
         except PictureError as error:
             broken.append(str(error))
+        except ValueError as error:
+            broken.append(f"{path}: {error}")
         on_picture(number, len(paths))
     checks = tuple(
         BicubicCheck(scale, float(np.mean(values)), known.bicubic.get(scale) if known else None)
         for scale, values in sums.items()
         if values
     )
-    return Verification(folder, known, len(paths), tuple(broken), checks)
+    whole = _digest_of_digests(digests)
+    equal = next((candidate for candidate in SETS.values() if candidate.digest == whole), None)
+    low = () if broken else tuple(compare_lr(folder, scale) for scale in lr_scales(folder))
+    return Verification(folder, known, len(paths), tuple(broken), checks, equal, low)
 
 
-def bicubic_psnr(path: Path, scales: Iterable[int]) -> dict[int, float]:
-    """PSNR-Y in dB of reducing and enlarging one picture by bicubic, for each scale; a grey file's values are its Y."""
-    picture = read_picture(path)
+def bicubic_psnr(picture: Picture, scales: Iterable[int]) -> dict[int, float]:
+    """PSNR-Y in dB of reducing and enlarging a picture by bicubic, for each scale; a grey picture's values are its Y.
+
+    Raises `ValueError` for a picture of which the border leaves nothing.
+    """
     compare = psnr_rgb if picture.is_grey else psnr_y
     result = {}
     for scale in scales:
         hr = crop_to_multiple(to_uint8(picture.rgb), scale)
-        try:
-            result[scale] = compare(imresize(imresize(hr, 1 / scale), scale), hr, scale)
-        except ValueError as error:
-            raise PictureError(f"{path}: {error}") from error
+        result[scale] = compare(imresize(imresize(hr, 1 / scale), scale), hr, scale)
     return result
+
+
+def compare_lr(folder: Path, scale: int) -> LowCheck:
+    """Compare the LR pictures of a set with the bicubic reduction of its HR pictures."""
+    pairs = open_set(folder, scale)
+    differences = (np.abs(pair.lr.astype(np.int16) - imresize(pair.hr, 1 / scale)) for pair in pairs)
+    return LowCheck(lr_folder(folder, scale), len(pairs), max(int(difference.max()) for difference in differences))
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """SHA-256 over the sorted SHA-256 of each picture's shape and RGB pixels; names, order and formats do not count."""
+    return _digest_of_digests(_digest(read_rgb(path)) for path in paths)
+
+
+def _digest(pixels: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def _digest_of_digests(digests: Iterable[str]) -> str:
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()

@@ -14,6 +14,7 @@ from torch import nn
 from bitsr.errors import UnsupportedLayer
 from bitsr.parts.layers import QuantMatMul
 from bitsr.parts.matmul import MatMul
+from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
 
 if TYPE_CHECKING:
     from bitsr.lowering.builder import Builder
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 Lowering = Callable[[Any, "Builder", str], str]
 
 _LOWERINGS: dict[type[nn.Module], Lowering] = {}
-_PARTS_OF_OTHERS = (MatMul, QuantMatMul, nn.ModuleList, nn.ModuleDict)  # lowered with the module that holds them
+# lowered with the module that holds them
+_PARTS_OF_OTHERS = (MatMul, QuantMatMul, AffineQuantizer, DecidedWeight, nn.ModuleList, nn.ModuleDict)
 
 
 def register_lowering(cls: type[nn.Module], function: Lowering) -> None:
@@ -63,4 +65,9 @@ def _complaint(module: nn.Module, builder: Builder) -> str:
             return f"layer {name} ({kind}) cannot be packed: bitsr has no lowering for it; {mend}"
         layer = f"{builder.name_of(part)} ({type(part).__name__})"
         return f"{name} ({kind}) has no lowering, and its layer {layer} is of a kind that cannot be packed; {mend}"
-    return f"{name} ({kind}) has no lowering, though each of its layers has one; {mend}"
+    inner = [part for part in module.modules() if any(part.children()) and not find_lowering(part)]
+    innermost = next((p for p in reversed(inner) if not isinstance(p, _PARTS_OF_OTHERS)), module)
+    if innermost is module:
+        return f"{name} ({kind}) has no lowering, though each of its layers has one; {mend}"
+    layer = f"{builder.name_of(innermost)} ({type(innermost).__name__})"
+    return f"{name} ({kind}) has no lowering, nor has its part {layer}; {mend}"

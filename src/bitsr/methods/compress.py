@@ -16,8 +16,9 @@ from bitsr.methods.registry import dump_config, stages_of
 def compress(module: nn.Module, config: PTQConfig, images: Sequence[NDArray[np.uint8]], *, seed: int = 0) -> nn.Module:
     """A compressed copy of ``module``; the module itself is left as it is.
 
-    ``module``: any network of linears and convolutions, NCHW in [0,1] -> NCHW.  ``images``: LR crops of one size, HxWx3 uint8 RGB.
-    The result computes in simulated low precision; ``bitsr.save`` packs it for integer execution if the network can be lowered.
+    ``module``: any network of linears and convolutions, NCHW in [0,1] -> NCHW.  ``images``: LR crops of one size,
+    HxWx3 uint8 RGB. The result computes in simulated low precision; ``bitsr.save`` packs it for integer execution
+    if the network can be lowered.
     """
     work = begin(module, images, config, seed)
     for stage in stages_of(config):

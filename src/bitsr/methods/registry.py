@@ -21,7 +21,8 @@ def name_of(config: PTQConfig) -> str:
     for name, kind in METHODS.items():
         if type(config) is kind:
             return name
-    raise ConfigError(f"unknown config {type(config).__name__}; known: {', '.join(k.__name__ for k in METHODS.values())}")
+    known = ", ".join(kind.__name__ for kind in METHODS.values())
+    raise ConfigError(f"unknown config {type(config).__name__}; known: {known}")
 
 
 def parse(value: str, annotation: Any) -> Any:
@@ -113,5 +114,3 @@ def stages_of(config: PTQConfig) -> list[Callable[..., None]]:
         case MinMax():
             return list(simple_stages(minmax))
     raise ConfigError(f"unknown config {type(config).__name__}")
-
-

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Fold:
-    """``consumer`` reads nothing but what ``producer`` writes, channel by channel (up to permutations and mixing of positions).
+    """``consumer`` reads nothing but what ``producer`` writes, channel by channel (up to permutations and mixing of
+    positions).
 
-    ``rows`` are the producer's output channels that become the consumer's inputs (None: all).  A LayerNorm producer also takes a
-    shift.  Both are module names.
+    ``rows`` are the producer's output channels that become the consumer's inputs (None: all).  A LayerNorm producer
+    also takes a shift.  Both are module names.
     """
 
     producer: str

@@ -13,9 +13,9 @@ from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
 class QuantLayer(nn.Module):
     """What compressed linears and convolutions share.
 
-    The input is multiplied by ``input_scale`` (one number per input channel, where present) and quantized by ``quantizer``;
-    the weight is ``decided`` once a method has rounded it, floating-point ``weight`` before.  Each may be absent: an absent
-    quantizer leaves its operand in floating point.
+    The input is multiplied by ``input_scale`` (one number per input channel, where present) and quantized by
+    ``quantizer``; the weight is ``decided`` once a method has rounded it, floating-point ``weight`` before.  Each may
+    be absent: an absent quantizer leaves its operand in floating point.
     """
 
     weight: nn.Parameter
@@ -70,7 +70,8 @@ class QuantConv2d(QuantLayer):
     def __init__(self, source: nn.Conv2d, w_bits: int, a_bits: int) -> None:
         super().__init__(source, w_bits, a_bits)
         if source.padding_mode != "zeros" or isinstance(source.padding, str):
-            raise ValueError(f"only zero padding given as a number is quantized, got {source.padding_mode} {source.padding}")
+            given = f"{source.padding_mode} {source.padding}"
+            raise ValueError(f"only zero padding given as a number is quantized, got {given}")
         self.in_channels, self.out_channels = source.in_channels, source.out_channels
         self.kernel_size = source.kernel_size
         self.stride, self.padding, self.dilation, self.groups = (
@@ -105,7 +106,7 @@ def replaceable(module: nn.Module) -> bool:
 
 
 def replace(root: nn.Module, name: str, w_bits: int, a_bits: int) -> QuantLayer | QuantMatMul:
-    """Put the compressed twin in the place of the layer ``name``; it still computes the same until a method sets quantizers."""
+    """Put the compressed twin in the place of layer ``name``; it computes the same until a method sets quantizers."""
     source = root.get_submodule(name)
     layer: QuantLayer | QuantMatMul
     if isinstance(source, nn.Linear):

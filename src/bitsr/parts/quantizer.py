@@ -45,13 +45,11 @@ class AffineQuantizer(nn.Module):
     """Fake quantization to 2**bits levels between two learnable bounds.
 
     ``lower`` and ``upper`` are scalars (per tensor) or broadcast against the input (per row: shape (rows, 1, ...)).
-    With ``integer_zero`` the grid is moved, by less than half a step, so that real zero is one of its levels: zero-padded
-    convolutions need that to be exact in integers.
+    With ``integer_zero`` the grid is moved, by less than half a step, so that real zero is one of its levels:
+    zero-padded convolutions need that to be exact in integers.
     """
 
-    def __init__(
-        self, bits: int, lower: Tensor | float, upper: Tensor | float, integer_zero: bool = False
-    ) -> None:
+    def __init__(self, bits: int, lower: Tensor | float, upper: Tensor | float, integer_zero: bool = False) -> None:
         super().__init__()
         if not 1 <= bits <= 8:
             raise ValueError(f"an affine quantizer has 1..8 bits, got {bits}")

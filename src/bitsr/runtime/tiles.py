@@ -48,15 +48,22 @@ class Difference:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a picture was run: number of tiles, LR side of their cores (0: in one piece), measured difference."""
+    """How a picture was run: number of tiles, LR side of their cores (0: in one piece).
+
+    ``changes``: the network has a global layer, so tiling changed its result, by ``difference`` where that could be
+    measured.
+    """
 
     tiles: int = 1
     side: int = 0
+    changes: bool = False
     difference: Difference | None = None
 
     def __str__(self) -> str:
-        text = "in one piece" if self.tiles == 1 else f"in {self.tiles} tiles of {self.side}x{self.side}"
-        return f"{text}; tiling changed the result: {self.difference}" if self.difference else text
+        if self.tiles == 1:
+            return "in one piece"
+        text = f"in {self.tiles} tiles of {self.side}x{self.side}"
+        return f"{text}; tiling changed the result: {self.difference or 'not measured'}" if self.changes else text
 
 
 def run_tiled(
@@ -128,10 +135,10 @@ def _run_grid(
             out = np.empty((height * scale, width * scale, core.shape[2]), np.float32)
         out[rows.start * scale : rows.stop * scale, columns.start * scale : columns.stop * scale] = core
     assert out is not None
-    difference = None
-    if descriptor.tiling == "global":
+    changes, difference = descriptor.tiling == "global", None
+    if changes:
         difference = _difference(network, x, out, *_central(grid, height, width), scale, most_pixels)
-    return out, Tiling(len(grid), side, difference)
+    return out, Tiling(len(grid), side, changes, difference)
 
 
 def _core(network: Network, x: NDArray[np.float32], rows: Span, columns: Span, scale: int) -> NDArray[np.float32]:

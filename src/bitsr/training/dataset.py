@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from bitsr.data.benchmark import crop_to_multiple
 from bitsr.data.imresize import imresize
+from bitsr.data.pictures import is_picture, read_rgb
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 HOLD_OUT_EVERY = 10  # every tenth picture, sorted by path, is for validation
 
 
 def split(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """All pictures under ``folders``: (for training, held out)."""
-    paths = sorted(p for folder in folders for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for folder in folders for p in Path(folder).rglob("*") if is_picture(p))
     if not paths:
         raise FileNotFoundError(f"no pictures in {', '.join(str(f) for f in folders)}")
     held = paths[::HOLD_OUT_EVERY]
@@ -28,8 +28,7 @@ def split(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 def load_pair(path: Path, scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(LR, HR), both HxWx3 uint8; HR is cropped to a multiple of the scale, LR is MATLAB-exact bicubic."""
-    hr = np.asarray(Image.open(path).convert("RGB"))
-    hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+    hr = crop_to_multiple(read_rgb(path), scale)
     return imresize(hr, 1 / scale), hr
 
 
@@ -46,7 +45,8 @@ class CropDataset:
 
     def batch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """(LR, HR) float32 NCHW in [0,1]."""
-        low, high = [], []
+        low: list[Tensor] = []
+        high: list[Tensor] = []
         for _ in range(size):
             lr, hr = self.pairs[rng.choice(len(self.pairs), p=self.probability)]
             y = int(rng.integers(lr.shape[0] - self.crop + 1))

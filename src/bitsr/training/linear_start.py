@@ -37,13 +37,14 @@ def fit_filters(data: CropDataset, rng: np.random.Generator, batches: int = 24) 
 def linear_start(
     first: nn.Conv2d, before_skip: nn.Conv2d, last: nn.Conv2d, filters: NDArray[np.float64], damp: float = 0.1
 ) -> None:
-    """Write the filters into ``first`` (3 -> features) and ``last`` (features -> 3 * scale**2); damp ``before_skip``."""
+    """Write the filters into ``first`` (3 -> features) and ``last`` (features -> 3 scale**2); damp ``before_skip``."""
+    assert first.bias is not None and before_skip.bias is not None and last.bias is not None
     positions = [(i, j) for i in range(3) for j in range(3)]
     first.weight[:27] = 0
     last.weight[:, :27] = 0
     last.weight[:, 27:] *= damp
-    first.bias[:27] = 0  # type: ignore[index]
-    last.bias.zero_()  # type: ignore[union-attr]
+    first.bias[:27] = 0
+    last.bias.zero_()
     count = np.zeros((REACH, REACH))
     for i, j in positions:
         for k, m in positions:
@@ -57,4 +58,4 @@ def linear_start(
             for k, m in positions:
                 last.weight[colour * phases : (colour + 1) * phases, feature, k, m] = share[:, i + k, j + m]
     before_skip.weight *= damp
-    before_skip.bias *= damp  # type: ignore[operator]
+    before_skip.bias *= damp

@@ -1,15 +1,15 @@
 """A small training loop: one recipe, one process, checkpoints that resume bit-equal.
 
-    python -m bitsr.training.loop recipes/train/rfdn_x4.yaml --data DIR [DIR ...] --out runs/rfdn_x4
+To start or to resume: python -m bitsr.training.loop recipes/train/rfdn_x4.yaml --data DIR [DIR ...] --out runs/rfdn_x4
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import io
 import json
 import math
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from bitsr.archs.rfdn import RFDN
 from bitsr.archs.swinir import SwinIR
 from bitsr.archs.upscaler import ModuleUpscaler
+from bitsr.data.files import write_atomically
 from bitsr.evaluation.metrics import psnr_y
 from bitsr.training.dataset import CropDataset, load_pair, split
 from bitsr.training.linear_start import fit_filters, linear_start
@@ -55,16 +56,6 @@ class Recipe:
         rise = min(1.0, (step + 1) / self.warmup)
         fall = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return rise * (self.lr_end + (self.lr - self.lr_end) * fall)
-
-
-def write_atomically(path: Path, content: Any) -> None:
-    """torch.save by temp + fsync + rename: after a crash the old file or the new one is there, never half of one."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def validation_psnr(model: nn.Module, pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], scale: int) -> float:
@@ -98,11 +89,11 @@ class Run:
         self.checkpoint = out / "checkpoint.pt"
 
     def save(self) -> None:
-        write_atomically(
-            self.checkpoint,
-            {"step": self.step, "model": self.model.state_dict(), "ema": self.ema.state_dict(),
-             "optimizer": self.optimizer.state_dict(), "rng": json.dumps(self.rng.bit_generator.state)},
-        )  # fmt: skip
+        state = {"step": self.step, "model": self.model.state_dict(), "ema": self.ema.state_dict(),
+                 "optimizer": self.optimizer.state_dict(), "rng": json.dumps(self.rng.bit_generator.state)}  # fmt: skip
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomically(self.checkpoint, content.getvalue())
 
     def resume(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True)
@@ -118,11 +109,17 @@ class Run:
         for kept, current in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             kept.lerp_(current, 1 - decay)
 
+    def record(self, loss: float, seconds: float) -> None:
+        """Append a line to the log: the mean loss since the last one, and PSNR-Y in dB on the held-out pictures."""
+        psnr = validation_psnr(self.ema, self.validation, self.recipe.scale)
+        entry = {"step": self.step, "l1": loss, "seconds": round(seconds, 1), "holdout_psnr_y": psnr}
+        with open(self.out / "log.jsonl", "a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+
     def train(self, minutes: float) -> None:
         """Until the recipe's steps are done or ``minutes`` are over; a checkpoint is written at the end."""
         recipe = self.recipe
         deadline, began, losses = time.monotonic() + 60 * minutes, time.monotonic(), []
-        log = open(self.out / "log.jsonl", "a", encoding="utf-8")
         while self.step < recipe.steps and time.monotonic() < deadline:
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.learning_rate(self.step)
@@ -139,13 +136,9 @@ class Run:
             if self.step % recipe.checkpoint_every == 0:
                 self.save()
             if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
-                entry = {"step": self.step, "l1": float(np.mean(losses)), "seconds": round(time.monotonic() - began, 1),
-                         "holdout_psnr_y": validation_psnr(self.ema, self.validation, recipe.scale)}  # fmt: skip
+                self.record(float(np.mean(losses)), time.monotonic() - began)
                 losses = []
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
         self.save()
-        log.close()
         weights = {k: v.half() if v.is_floating_point() else v for k, v in self.ema.state_dict().items()}
         weights = {k: v for k, v in weights.items() if not k.endswith(("relative_position_index", "attn_mask"))}
         save_file(weights, self.out / "weights.safetensors", {"arch": recipe.arch, "steps": str(self.step)})

@@ -32,12 +32,13 @@ def one_sided(v: Tensor) -> bool:
 def dobi(
     v: Tensor, bits: int, candidates: int = 100, from_below: bool | None = None, weight: Tensor | None = None
 ) -> Bounds:
-    """Distribution-oriented bound initialization: the candidate range with the least squared error, along the last axis.
+    """Distribution-oriented bound initialization: the candidate range with the least squared error, along the last
+    axis.
 
-    Bell-shaped tensors shrink from both ends by range / (2 K) a step; one-sided ones keep the minimum and lower the upper bound by
-    range / K a step (the paper prints range / 2K and a plus sign; its code has this).  ``from_below`` None decides from the
-    data; in 2DQuant's code it is never set.  ``weight`` weighs the elements (the diagonal of the input's covariance).
-    The first candidate of least error wins.
+    Bell-shaped tensors shrink from both ends by range / (2 K) a step; one-sided ones keep the minimum and lower the
+    upper bound by range / K a step (the paper prints range / 2K and a plus sign; its code has this).
+    ``from_below`` None decides from the data; in 2DQuant's code it is never set.  ``weight`` weighs the elements
+    (the diagonal of the input's covariance). The first candidate of least error wins.
     """
     if from_below is None:
         from_below = v.ndim == 1 and one_sided(v)
@@ -47,13 +48,14 @@ def dobi(
     lower, upper = low.clone(), high.clone()
     for i in range(candidates):
         if from_below:
-            l, u = low, high - i * (high - low) / candidates
+            bottom, top = low, high - i * (high - low) / candidates
         else:
-            l, u = low + i * (high - low) / (2 * candidates), high - i * (high - low) / (2 * candidates)
-        step = ((u - l) / levels).clamp_min(1e-12)
-        error = (((v - l) / step).round_().clamp_(0, levels).mul_(step).add_(l) - v).square_()
+            shrink = i * (high - low) / (2 * candidates)
+            bottom, top = low + shrink, high - shrink
+        step = ((top - bottom) / levels).clamp_min(1e-12)
+        error = (((v - bottom) / step).round_().clamp_(0, levels).mul_(step).add_(bottom) - v).square_()
         error = (error if weight is None else error * weight).sum(-1, keepdim=True)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
-        lower, upper = torch.where(better, l, lower), torch.where(better, u, upper)
+        lower, upper = torch.where(better, bottom, lower), torch.where(better, top, upper)
     return lower, upper

@@ -14,10 +14,10 @@ BITS = (2, 3, 4, 6, 8, 16, 32)
 class PTQConfig:
     """What every post-training method needs to know.
 
-    ``w_bits`` / ``a_bits``: 2, 3, 4, 6 or 8; 16 and 32 leave the operand in floating point.  ``scope``: 'full' packs every
-    layer (in transformers the convolutions at 8 bit; in CNNs the first and last convolution and the channel/spatial attention
-    branches at 8 bit); 'paper' quantizes what the papers do (transformers: linears and attention matmuls only; CNNs: every
-    body convolution at the given bits).
+    ``w_bits`` / ``a_bits``: 2, 3, 4, 6 or 8; 16 and 32 leave the operand in floating point.  ``scope``: 'full'
+    packs every layer (in transformers the convolutions at 8 bit; in CNNs the first and last convolution and the
+    channel/spatial attention branches at 8 bit); 'paper' quantizes what the papers do (transformers: linears and
+    attention matmuls only; CNNs: every body convolution at the given bits).
     """
 
     w_bits: int = 4
@@ -63,24 +63,25 @@ class Dobi(PTQConfig):
 class HarmoQ(PTQConfig):
     """HarmoQ in its corrected form; each stage can be switched off to measure what it gives.
 
-    ``hso``: smooth input channels against weight columns.  ``src``: 'exact' regresses on the quantized input, 'none' leaves
-    the weights.  ``ridge``: relative to the mean of the covariance's diagonal.  ``rounding``: 'gptq' towards the corrected weights,
-    or 'nearest'.  ``bias_correction``: mean output error into the bias.  ``abr_steps``: Adam steps on one layer's bounds.
-    ``groups``: how often the quantized prefix is run to refresh the statistics.  ``distill_steps``: Adam steps on all bounds and biases against
-    the full-precision output, ``distill_batch`` crops of ``distill_crop`` LR pixels each; ``distill_lr`` is relative to each bound's range.
+    ``hso``: smooth input channels against weight columns.  ``src``: 'exact' regresses on the quantized input,
+    'none' leaves the weights.  ``ridge``: relative to the mean of the covariance's diagonal.  ``rounding``: 'gptq'
+    towards the corrected weights, or 'nearest'.  ``damping``: of GPTQ, relative as the ridge.  ``bias_correction``:
+    mean output error into the bias.  ``abr_steps``: Adam steps on one layer's bounds. ``groups``: how often the
+    quantized prefix is run to refresh the statistics.  ``distill_steps``: Adam steps on all bounds and biases
+    against the full-precision output, ``distill_batch`` crops of ``distill_crop`` LR pixels each; ``distill_lr`` is
+    in quantization steps.
     """
 
     hso: bool = True
     src: Literal["exact", "none"] = "exact"
-    ridge: float = 0.01
-    structure: float = 1.0
+    ridge: float = 0.03
     rounding: Literal["gptq", "nearest"] = "gptq"
-    damping: float = 0.01
+    damping: float = 0.1
     bias_correction: bool = True
-    abr_steps: int = 50
+    abr_steps: int = 20
     groups: int = 8
     samples: int = 8192
-    distill_steps: int = 150
+    distill_steps: int = 100
     distill_batch: int = 4
     distill_crop: int = 32
-    distill_lr: float = 0.01
+    distill_lr: float = 0.05

@@ -1,7 +1,9 @@
-"""Distillation quantization calibration (DQC of 2DQuant): the bounds of the whole network against the full-precision output.
+"""Distillation quantization calibration (DQC of 2DQuant): the bounds of the whole network against the
+full-precision output.
 
-Only bounds, weight scales and offsets, and biases are trained; the codes of the weights stay as they are.  The state that
-is best on held-out crops of the calibration pictures is kept, so the result is never worse there than the start.
+Only bounds, weight scales and offsets, and biases are trained; the codes of the weights stay as they are.  The
+state that is best on held-out crops of the calibration pictures is kept, so the result is never worse there than
+the start.
 """
 
 from __future__ import annotations
@@ -37,20 +39,23 @@ def crops(work: Work, count: int, size: int, generator: torch.Generator) -> Tens
 
 
 def trainable(work: Work, rate: float) -> list[tuple[nn.Parameter, float]]:
-    """(parameter, learning rate): a bound moves relative to its range, a scale to itself, a bias to the layer's output."""
+    """(parameter, learning rate): a bound moves by ``rate`` quantization steps, a bias by a hundredth of that,
+    relative to the layer's output.  Rates relative to the range would be too fast at 4 bit or too slow at 2."""
     found: list[tuple[nn.Parameter, float]] = []
     for module in work.student.modules():
         if isinstance(module, AffineQuantizer):
-            size = float((module.upper - module.lower).abs().mean())
-            found += [(module.lower, rate * size), (module.upper, rate * size)]
+            step = float((module.upper - module.lower).abs()) / module.levels
+            found += [(module.lower, rate * step), (module.upper, rate * step)]
     for name, layer in work.layers.items():
         if not isinstance(layer, QuantLayer):
             continue
         if layer.decided is not None:
-            size = float(layer.decided.scale.abs().mean())
-            found += [(p, rate * size) for p in (layer.decided.scale, layer.decided.mid) if p is not None]
+            step = float(layer.decided.scale.abs().mean())
+            found.append((layer.decided.scale, rate * step / 2 ** (layer.w_bits - 1)))
+            if layer.decided.mid is not None:
+                found.append((layer.decided.mid, rate * step))
         if layer.bias is not None:
-            found.append((layer.bias, 0.2 * rate * work.output_std[name]))
+            found.append((layer.bias, 0.01 * rate * work.output_std[name]))
     return found
 
 

@@ -1,4 +1,5 @@
-"""GPTQ (Frantar et al., ICLR 2023; after OBC): round column by column and let the columns that follow absorb the error."""
+"""GPTQ (Frantar et al., ICLR 2023; after OBC): round column by column and let the columns that follow absorb the
+error."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ def round_to_grid(w: Tensor, lower: Tensor, step: Tensor, levels: int) -> Tensor
     return ((w - lower) / step).round().clamp(0, levels)
 
 
-def gptq(
-    weight: Tensor, covariance: Tensor, lower: Tensor, step: Tensor, bits: int, damping: float = 0.01
-) -> Tensor:
-    """Codes (rows, d) in 0..2**bits - 1 that nearly minimise tr((W^ - W) C (W^ - W)^T) on the grid lower + step * code.
+def gptq(weight: Tensor, covariance: Tensor, lower: Tensor, step: Tensor, bits: int, damping: float = 0.01) -> Tensor:
+    """Codes (rows, d) in 0..2**bits - 1 that nearly minimise tr((W^ - W) C (W^ - W)^T) on the grid lower + step *
+    code.
 
-    ``weight`` (rows, d); ``covariance`` C (d, d), of the *quantized* inputs; ``lower`` and ``step`` (rows, 1).  Columns are taken in
-    descending order of C's diagonal.  ``damping`` is relative to the mean of the diagonal; dead columns round to the nearest.
+    ``weight`` (rows, d); ``covariance`` C (d, d), of the *quantized* inputs; ``lower`` and ``step`` (rows, 1).
+    Columns are taken in descending order of C's diagonal.  ``damping`` is relative to the mean of the diagonal;
+    dead columns round to the nearest.
     """
     levels = 2**bits - 1
     c = covariance.double().clone()
@@ -39,8 +40,11 @@ def gptq(
     return codes[:, torch.argsort(order)].to(torch.uint8)
 
 
-def refit(codes: Tensor, target: Tensor, covariance: Tensor, symmetric: bool, bits: int) -> tuple[Tensor, Tensor | None]:
-    """Least-squares (scale, mid) of each row, given its codes, under the covariance's norm: a 2x2 (or 1x1) system per row."""
+def refit(
+    codes: Tensor, target: Tensor, covariance: Tensor, symmetric: bool, bits: int
+) -> tuple[Tensor, Tensor | None]:
+    """Least-squares (scale, mid) of each row, given its codes, under the covariance's norm: a 2x2 (or 1x1) system
+    per row."""
     c = covariance.double()
     p = codes.double() - 2 ** (bits - 1)
     w = target.double()

@@ -1,15 +1,19 @@
 """HarmoQ (harmonized post-training quantization for SR), in its corrected form.
 
-Structural residual calibration (SRC), harmonized scale optimization (HSO) and adaptive boundary refinement (ABR), with GPTQ
-rounding and a short distillation of the bounds.  Where the paper's formulas do not hold as printed:
+Structural residual calibration (SRC), harmonized scale optimization (HSO) and adaptive boundary refinement (ABR),
+with GPTQ rounding and a short distillation of the bounds.  Where the paper's formulas do not hold as printed:
 
 * SRC is the exact ridge regression on the *quantized* input (H = I).  The printed one regresses on the full-precision
-  input, which inflates the weights by the noise it wants to remove, and overwrites W at every iteration, which diverges.
+input, which inflates the weights by the noise it wants to remove, and overwrites W at every iteration, which
+diverges.
 * A scalar HSO factor is a gauge, Q(x/s; l/s, u/s) s = Q(x; l, u), and changes nothing; here it is per input channel.
-* ABR minimises the exact layer error, with learning rates relative to each range, and keeps the best state of held-out rows.
+* ABR minimises the exact layer error, with learning rates relative to each range, and keeps the best state of
+held-out rows.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +23,17 @@ from bitsr.methods.ptq.config import HarmoQ
 from bitsr.methods.ptq.distill import distill
 from bitsr.methods.ptq.gptq import gptq, refit
 from bitsr.methods.ptq.pipeline import (
-    SYMMETRIC_FROM, LayerStep, Seen, Stage, Work, apply_weight, decide, groups_of, layerwise, round_to_nearest, row_grid,
+    SYMMETRIC_FROM,
+    LayerStep,
+    Seen,
+    Stage,
+    Work,
+    apply_weight,
+    decide,
+    groups_of,
+    layerwise,
+    round_to_nearest,
+    row_grid,
     set_bounds,
 )  # fmt: skip
 from bitsr.methods.ptq.samples import collect
@@ -33,19 +47,22 @@ SCALE_LIMITS = (0.1, 10.0)  # of the geometric mean
 
 
 def channel_ranges(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Ranges of each input channel over calibration rows (N, c, taps), and of each weight column over rows (out, c, taps)."""
+    """Ranges of each input channel over calibration rows (N, c, taps), and of each weight column over rows (out, c,
+    taps)."""
     return x.amax((0, 2)) - x.amin((0, 2)), weight.amax((0, 2)) - weight.amin((0, 2))
 
 
 def harmonized_scale(x_range: Tensor, w_range: Tensor, t: float) -> Tensor:
-    """s_j = R_x,j^t / R_w,j^(1-t), around a geometric mean of 1; t = 0.5 is HSO per channel (SmoothQuant with ranges)."""
+    """s_j = R_x,j^t / R_w,j^(1-t), around a geometric mean of 1; t = 0.5 is HSO per channel (SmoothQuant with
+    ranges)."""
     s = x_range.clamp_min(1e-5) ** t / w_range.clamp_min(1e-5) ** (1 - t)
     s = s / s.log().mean().exp()
     return s.clamp(*SCALE_LIMITS)
 
 
-def layer_error(x: Tensor, weight: Tensor, s: Tensor, shift: Tensor, layer: QuantLayer, structure: float) -> float:
-    """Squared output error with both operands re-quantized (DOBI bounds, nearest rounding) in the smoothed domain."""
+def layer_error(x: Tensor, weight: Tensor, s: Tensor, shift: Tensor, layer: QuantLayer) -> float:
+    """Mean squared output error with both operands re-quantized (DOBI bounds, nearest rounding) in the smoothed
+    domain."""
     smoothed = ((x - shift[:, None]) / s[:, None]).flatten(1)
     scaled = (weight * s[:, None]).flatten(1)
     quantized, rounded = smoothed, scaled
@@ -56,18 +73,17 @@ def layer_error(x: Tensor, weight: Tensor, s: Tensor, shift: Tensor, layer: Quan
     if layer.w_bits < 16:
         low, size = row_grid(scaled, layer.w_bits, lambda v, b: dobi(v, b, candidates=25))
         rounded = ((scaled - low) / size).round().clamp(0, 2**layer.w_bits - 1) * size + low
-    exact = smoothed @ scaled.T
-    return float(Seen(smoothed, exact, structure).structured(quantized @ rounded.T - exact).square().sum())
+    return float((quantized @ rounded.T - smoothed @ scaled.T).square().mean())
 
 
 @torch.no_grad()
 def smooth(work: Work, rows: int = 512) -> None:
-    """HSO for every layer, folded into the layer before where the network allows, a run-time multiplication elsewhere.
+    """HSO for every layer, folded into the layer before where the network allows, a run-time multiplication
+    elsewhere.
 
-    The exponent (and whether to shift, behind a LayerNorm) is the one of least layer error; no smoothing is a candidate.
+    The exponent (and whether to shift, behind a LayerNorm) is the one of least layer error; no smoothing is a
+    candidate.
     """
-    config = work.config
-    assert isinstance(config, HarmoQ)
     folds = {fold.consumer: fold for fold in (work.student.folds() if hasattr(work.student, "folds") else ())}  # type: ignore[operator]
     layers = {n: m for n, m in work.layers.items() if isinstance(m, QuantLayer) and m.a_bits < 16}
     seen = collect(work.student, list(layers), work.batches, rows, seed=work.seed)
@@ -84,7 +100,8 @@ def smooth(work: Work, rows: int = 512) -> None:
         x_range, w_range = channel_ranges(x, weight)
         options = [(torch.ones_like(none), none)]
         options += [(harmonized_scale(x_range, w_range, t), shift) for t in SMOOTHING for shift in shifts]
-        s, shift = min(options, key=lambda o: layer_error(x, weight, *o, layer, config.structure))
+        errors = [layer_error(x, weight, s, shift, layer) for s, shift in options]
+        s, shift = options[errors.index(min(errors))]
         moved = shift if bool(shift.any()) else None
         if fold is None:
             multiply_input(layer, s, None)
@@ -105,8 +122,8 @@ def centred(x: Tensor) -> Tensor:
 def residual_correction(weight: Tensor, quantized: Tensor, target: Tensor, ridge: float) -> Tensor:
     """D that minimises E|target - (W + D) x~|^2 + lambda |D|^2 (reading R1), means removed: the bias takes those.
 
-    ``weight`` (out, d), ``quantized`` x~ (N, d), ``target`` W x + b (N, out); ``ridge`` is lambda relative to the mean of
-    the covariance's diagonal.  Without quantization error D is 0.
+    ``weight`` (out, d), ``quantized`` x~ (N, d), ``target`` W x + b (N, out); ``ridge`` is lambda relative to the
+    mean of the covariance's diagonal.  Without quantization error D is 0.
     """
     x = centred(quantized).double()
     error = centred(target).double() - x @ weight.double().T
@@ -119,7 +136,7 @@ def correct(ridge: float) -> LayerStep:
     """SRC: W <- W + D, always from the pristine weight."""
 
     def step(layer: QuantLayer, seen: Seen) -> None:
-        quantized, target = seen.structured(seen.quantized(layer)), seen.structured(seen.target)
+        quantized, target = seen.quantized(layer), seen.target
         flat = layer.weight.detach().flatten(1)
         for rows, columns in groups_of(layer):
             flat[rows] += residual_correction(flat[rows], quantized[:, columns], target[:, rows], ridge)
@@ -131,7 +148,8 @@ def correct(ridge: float) -> LayerStep:
 
 
 def round_with_gptq(damping: float) -> LayerStep:
-    """GPTQ towards the (corrected) weights under the covariance of the quantized input, then scale and offset refitted."""
+    """GPTQ towards the (corrected) weights under the covariance of the quantized input, then scale and offset
+    refitted."""
 
     def step(layer: QuantLayer, seen: Seen) -> None:
         if layer.w_bits < 16:
@@ -145,13 +163,13 @@ def _round_with_gptq(layer: QuantLayer, seen: Seen, damping: float) -> None:
     symmetric = layer.w_bits >= SYMMETRIC_FROM
     codes = torch.empty_like(flat, dtype=torch.uint8)
     scale, mid = torch.empty(flat.shape[0]), torch.zeros(flat.shape[0])
-    quantized = seen.structured(seen.quantized(layer))
+    quantized = centred(seen.quantized(layer))
     for rows, columns in groups_of(layer):
         x = quantized[:, columns].double()
         covariance = x.T @ x / len(x)
         damped = covariance + damping * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
-        diagonal = damped.diagonal().float()
-        lower, step = row_grid(flat[rows], layer.w_bits, lambda v, bits, h=diagonal: dobi(v, bits, weight=h))
+        search = partial(dobi, weight=damped.diagonal().float())
+        lower, step = row_grid(flat[rows], layer.w_bits, search)
         codes[rows] = gptq(flat[rows], damped, lower, step, layer.w_bits, 0.0)
         scale[rows], middle = refit(codes[rows], flat[rows], damped, symmetric, layer.w_bits)
         if middle is not None:
@@ -169,8 +187,9 @@ def correct_bias(layer: QuantLayer, seen: Seen) -> None:
 # ---- ABR -----------------------------------------------------------------------------------------------------------
 
 
-def refine_bounds(steps: int, rate: float = 2e-3, batch: int = 1024) -> LayerStep:
-    """Adam on the layer's bounds, weight scales and offsets against the exact layer error |W x - W^ x~|^2; codes stay."""
+def refine_bounds(steps: int, rate: float = 2e-3, batch: int = 512) -> LayerStep:
+    """Adam on the layer's bounds, weight scales and offsets against the exact layer error |W x - W^ x~|^2; codes
+    stay."""
 
     def step(layer: QuantLayer, seen: Seen) -> None:
         parameters: list[tuple[nn.Parameter, float]] = []
@@ -182,18 +201,17 @@ def refine_bounds(steps: int, rate: float = 2e-3, batch: int = 1024) -> LayerSte
             parameters += [(p, rate * size) for p in (layer.decided.scale, layer.decided.mid) if p is not None]
         if not parameters or not steps:
             return
-        held = len(seen.x) // 8 * 2
+        held = len(seen.x) // 4
 
         def error(x: Tensor, target: Tensor) -> Tensor:
             x = x if layer.quantizer is None else layer.quantizer(x)
-            return seen.structured(target - apply_weight(layer, layer.effective_weight(), x)).square().mean()
+            return centred(target - apply_weight(layer, layer.effective_weight(), x)).square().mean()
 
         best, kept = float(error(seen.x[:held], seen.target[:held])), [p.detach().clone() for p, _ in parameters]
         optimizer = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in parameters])
         generator = torch.Generator().manual_seed(0)
         for number in range(1, steps + 1):
-            pairs = torch.randint(held // 2, len(seen.x) // 2, (batch // 2,), generator=generator)
-            chosen = torch.stack([2 * pairs, 2 * pairs + 1], 1).flatten()
+            chosen = torch.randint(held, len(seen.x), (batch,), generator=generator)
             with torch.enable_grad():
                 optimizer.zero_grad()
                 error(seen.x[chosen], seen.target[chosen]).backward()
@@ -221,7 +239,7 @@ def stages(config: HarmoQ) -> list[Stage]:
     if config.bias_correction:
         steps.append(correct_bias)
     whole: list[Stage] = [smooth] if config.hso else []
-    whole.append(layerwise(steps, dobi, config.groups, config.samples, config.structure))
+    whole.append(layerwise(steps, dobi, config.groups, config.samples))
     if config.distill_steps:
         whole.append(distill)
     return whole

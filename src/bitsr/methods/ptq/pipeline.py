@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError
 from bitsr.methods.ptq.bounds import Search, minmax
 from bitsr.methods.ptq.config import PTQConfig
@@ -19,20 +20,25 @@ from bitsr.methods.ptq.samples import collect
 from bitsr.methods.ptq.scope import assign_bits, execution_order
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, replace
 from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
+from bitsr.runtime.color import to_float, to_network
 
 BATCH = 4
 SYMMETRIC_FROM = 8  # weight bits from which rows are symmetric: no sum over the inputs when executed
 
 
-def to_batches(pictures: Sequence[NDArray[np.uint8]], size: int = BATCH) -> list[Tensor]:
-    """Equal-sized HxWx3 uint8 pictures -> batches NCHW float32 in [0,1]."""
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-    return list(stacked.split(size))
+def to_batches(pictures: Sequence[NDArray[np.uint8]], descriptor: Descriptor | None = None) -> list[Tensor]:
+    """Equal-sized HxWx3 uint8 RGB pictures -> batches NCHW in [0,1], in the colours that the network takes."""
+    if len({p.shape for p in pictures}) > 1:
+        raise ConfigError("calibration pictures must have one size; cut them into crops (bitsr.calibration_crops does)")
+    floats = [to_float(p) for p in pictures]
+    if descriptor is not None:
+        floats = [to_network(p, descriptor)[0] for p in floats]
+    return list(torch.from_numpy(np.stack(floats)).permute(0, 3, 1, 2).contiguous().split(BATCH))
 
 
 @dataclass
 class Work:
-    """Teacher (untouched) and student (compressed in place), and the calibration crops as batches."""
+    """Teacher (untouched) and student (compressed in place), and the calibration crops as batches on their device."""
 
     teacher: nn.Module
     student: nn.Module
@@ -52,10 +58,7 @@ def begin(model: nn.Module, pictures: Sequence[NDArray[np.uint8]], config: PTQCo
         raise ConfigError("calibration needs at least one picture")
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     student = copy.deepcopy(teacher)
-    batches = to_batches(pictures)
-    channels = getattr(getattr(model, "descriptor", None), "color", "rgb")
-    if channels != "rgb":
-        batches = [to_network_color(b, channels) for b in batches]
+    batches = [b.to(next(model.parameters()).device) for b in to_batches(pictures, getattr(model, "descriptor", None))]
     bits = assign_bits(teacher, execution_order(teacher, batches[0][:1]), config)
     if not bits and min(config.w_bits, config.a_bits) < 16:
         raise ConfigError(f"{type(model).__name__} has no linear layer or convolution that could be compressed")
@@ -65,51 +68,24 @@ def begin(model: nn.Module, pictures: Sequence[NDArray[np.uint8]], config: PTQCo
     return work
 
 
-def to_network_color(rgb: Tensor, color: str) -> Tensor:
-    """NCHW RGB in [0,1] -> YCbCr (BT.601) or its Y, for networks that work on those."""
-    matrix = torch.tensor([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
-    offset = torch.tensor([16.0, 128.0, 128.0]).view(1, 3, 1, 1) / 255
-    ycbcr = torch.einsum("dc,nchw->ndhw", matrix, rgb) + offset
-    return ycbcr[:, :1] if color == "y" else ycbcr
-
-
 # ---- one layer -----------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Seen:
-    """One layer's data: the rows ``x`` (N, d) that the quantized prefix delivers, multiplied by the layer's input scale but not
-    yet quantized, and ``target`` (N, out), what the full-precision weights make of them.
+    """One layer's data: the rows ``x`` (N, d) that the quantized prefix delivers, multiplied by the layer's input
+    scale but not yet quantized, and ``target`` (N, out), what the full-precision weights make of them.
 
-    So a layer answers for its own error alone.  Letting each layer make up for the error of the whole prefix as well needs
-    fresh statistics after every single layer; with fewer, several layers correct the same error over and over (measured
-    on IMDN x4 at W4A4: 0.4 dB worse by the biases alone).
-
-    Rows 2i and 2i + 1 are neighbours; ``structure`` is how much their differences (edges, texture) count against the rows
-    themselves, most of whose energy is flat.
+    So a layer answers for its own error alone.  Letting each layer make up for the error of the whole prefix as
+    well needs fresh statistics after every single layer; with fewer, several layers correct the same error over and
+    over (measured on IMDN x4 at W4A4: 0.4 dB worse by the biases alone).
     """
 
     x: Tensor
     target: Tensor
-    structure: float = 0.0
-
-    def __post_init__(self) -> None:
-        flat, edges = (self.target - self.target.mean(0)).square().mean(), differences(self.target).square().mean()
-        self.edge_weight = float((self.structure * flat / edges.clamp_min(1e-12)).sqrt())
 
     def quantized(self, layer: QuantLayer) -> Tensor:
         return self.x if layer.quantizer is None else layer.quantizer(self.x)
-
-    def structured(self, rows: Tensor) -> Tensor:
-        """The rows without their mean, and below them the weighted differences of neighbours."""
-        flat = rows - rows.mean(0, keepdim=True)
-        return torch.cat([flat, self.edge_weight * differences(rows)]) if self.edge_weight else flat
-
-
-def differences(rows: Tensor) -> Tensor:
-    """Row 2i minus row 2i + 1: (N, d) -> (N / 2, d)."""
-    even = len(rows) // 2 * 2
-    return rows[0:even:2] - rows[1:even:2]
 
 
 LayerStep = Callable[[QuantLayer, Seen], None]
@@ -186,9 +162,7 @@ def round_to_nearest(search: Search) -> LayerStep:
 # ---- all layers ----------------------------------------------------------------------------------------------------
 
 
-def layerwise(
-    steps: Sequence[LayerStep], search: Search, groups: int = 1, samples: int = 4096, structure: float = 0.0
-) -> Stage:
+def layerwise(steps: Sequence[LayerStep], search: Search, groups: int = 1, samples: int = 4096) -> Stage:
     """Apply ``steps`` to every layer in execution order; the statistics are refreshed ``groups`` times with all that
     is quantized so far in place.  Operands of matrix products get their bounds by ``search``."""
 
@@ -209,7 +183,7 @@ def layerwise(
                 target = apply_weight(layer, layer.weight, x)
                 target = target if layer.bias is None else target + layer.bias
                 work.output_std[name] = float(target.std())
-                seen = Seen(x, target, structure)
+                seen = Seen(x, target)
                 for step in steps:
                     step(layer, seen)
 
@@ -220,9 +194,11 @@ def layerwise(
 def bound_operands(layer: QuantMatMul, operands: tuple[Tensor, ...], search: Search) -> None:
     if layer.a_bits >= 16:
         return
-    layer.quantizer_a, layer.quantizer_b = (
-        AffineQuantizer(layer.a_bits, *(b.squeeze() for b in search(v, layer.a_bits))) for v in operands
-    )
+    quantizers = []
+    for values in operands:
+        lower, upper = search(values, layer.a_bits)
+        quantizers.append(AffineQuantizer(layer.a_bits, lower.squeeze(), upper.squeeze()))
+    layer.quantizer_a, layer.quantizer_b = quantizers
 
 
 def finish(work: Work) -> nn.Module:
@@ -236,4 +212,3 @@ def finish(work: Work) -> nn.Module:
 def simple_stages(search: Search, weights: Search = minmax) -> list[Stage]:
     """Bounds and nearest rounding from full-precision statistics: MinMax, Percentile and DOBI are this."""
     return [layerwise([set_bounds(search), round_to_nearest(weights)], search)]
-

@@ -34,7 +34,8 @@ def execution_order(model: nn.Module, picture: Tensor) -> list[str]:
 def assign_bits(model: nn.Module, order: Sequence[str], config: PTQConfig) -> dict[str, tuple[int, int]]:
     """(weight bits, activation bits) of every layer to be compressed, in execution order.
 
-    A network may name its sensitive branches in ``eight_bit`` (parts of layer names, such as 'esa'): they stay at 8 bit.
+    A network may name its sensitive branches in ``eight_bit`` (parts of layer names, such as 'esa'): they stay at 8
+    bit.
     """
     asked = (config.w_bits, config.a_bits)
     edge = tuple(min(FLOATING, max(EDGE_BITS, bits)) for bits in asked)
