@@ -20,9 +20,10 @@ OFF = {
 def main() -> None:
     remaining = dict(OFF)
     variants = [dict(remaining)]
-    for stage in OFF:  # in the order in which the method runs them
+    for stage in OFF:  # in the order in which the method runs them; with all of them it is the row of ptq_table.py
         del remaining[stage]
-        variants.append(dict(remaining))
+        if remaining:
+            variants.append(dict(remaining))
     table = Path(__file__).with_name("ptq_table.py")
     for variant in variants:
         words = ["--set", *(f"{k}={v}" for k, v in variant.items())] if variant else []
