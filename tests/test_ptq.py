@@ -117,7 +117,7 @@ class TestSRC:
         layer.quantizer = AffineQuantizer(3, x.min(), x.max())
         target = torch.cat([x[:, :18] @ conv.weight.flatten(1)[:3].T, x[:, 18:] @ conv.weight.flatten(1)[3:].T], 1)
         with torch.no_grad():
-            correct(0.01)(layer, Seen(x, target.detach()))
+            correct(0.01)(layer, Seen(x, target.detach(), torch.stack([x.amin(0), x.amax(0)])))
         first = residual_correction(conv.weight.flatten(1)[:3], quantized(x)[:, :18], target[:, :3], 0.01)
         assert torch.allclose(layer.weight.flatten(1)[:3], conv.weight.flatten(1)[:3] + first, atol=1e-5)
 

@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bitsr.methods.ptq.bounds import dobi
+from bitsr.methods.ptq.bounds import Bounds, dobi, minmax, one_sided
 from bitsr.methods.ptq.config import HarmoQ
 from bitsr.methods.ptq.distill import distill
 from bitsr.methods.ptq.gptq import gptq, refit
@@ -39,6 +39,21 @@ from bitsr.methods.ptq.pipeline import (
 from bitsr.methods.ptq.samples import collect
 from bitsr.parts.folding import divide_output, multiply_input
 from bitsr.parts.layers import QuantConv2d, QuantLayer
+
+# ---- bounds --------------------------------------------------------------------------------------------------------
+
+HEADROOM = 0.1  # of the calibration range, on each side
+
+
+def activation_bounds(v: Tensor, bits: int) -> Bounds:
+    """DOBI below 8 bit.  From 8 bit on clipping a rare extreme costs more than resolution does: the whole calibration
+    range, and headroom for the extremes of other pictures (above only, where the tensor is one-sided)."""
+    if bits < 8:
+        return dobi(v, bits)
+    low, high = minmax(v)
+    room = HEADROOM * (high - low)
+    return (low if one_sided(v) else low - room), high + room
+
 
 # ---- HSO -----------------------------------------------------------------------------------------------------------
 
@@ -86,12 +101,12 @@ def smooth(work: Work, rows: int = 512) -> None:
     """
     folds = {fold.consumer: fold for fold in (work.student.folds() if hasattr(work.student, "folds") else ())}  # type: ignore[operator]
     layers = {n: m for n, m in work.layers.items() if isinstance(m, QuantLayer) and m.a_bits < 16}
-    seen = collect(work.student, list(layers), work.batches, rows, seed=work.seed)
+    seen, _ = collect(work.student, list(layers), work.batches, rows, seed=work.seed)
     for name, layer in layers.items():
         if isinstance(layer, QuantConv2d) and layer.groups > 1:
             continue
         weight = layer.weight.detach().flatten(2) if layer.weight.ndim > 2 else layer.weight.detach()[..., None]
-        x = seen[name][0].view(-1, *weight.shape[1:])
+        x = seen[name].rows.view(-1, *weight.shape[1:])
         fold = folds.get(name)
         producer = work.student.get_submodule(fold.producer) if fold else None
         none = torch.zeros(weight.shape[1])
@@ -230,7 +245,7 @@ def refine_bounds(steps: int, rate: float = 2e-3, batch: int = 512) -> LayerStep
 
 
 def stages(config: HarmoQ) -> list[Stage]:
-    steps: list[LayerStep] = [set_bounds(dobi)]
+    steps: list[LayerStep] = [set_bounds(activation_bounds)]
     if config.src == "exact":
         steps.append(correct(config.ridge))
     steps.append(round_with_gptq(config.damping) if config.rounding == "gptq" else round_to_nearest(dobi))
@@ -239,7 +254,7 @@ def stages(config: HarmoQ) -> list[Stage]:
     if config.bias_correction:
         steps.append(correct_bias)
     whole: list[Stage] = [smooth] if config.hso else []
-    whole.append(layerwise(steps, dobi, config.groups, config.samples))
-    if config.distill_steps:
+    whole.append(layerwise(steps, activation_bounds, config.groups, config.samples))
+    if config.distill_steps and min(config.w_bits, config.a_bits) < 8:  # nothing is left to gain at 8 bit
         whole.append(distill)
     return whole

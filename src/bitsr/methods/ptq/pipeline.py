@@ -83,6 +83,8 @@ class Seen:
 
     x: Tensor
     target: Tensor
+    extremes: Tensor  # least and greatest input of each channel over all positions, not only the sampled ones: (2, c)
+    certain: bool = False  # no picture goes beyond the extremes: the layer reads the picture itself
 
     def quantized(self, layer: QuantLayer) -> Tensor:
         return self.x if layer.quantizer is None else layer.quantizer(self.x)
@@ -122,9 +124,13 @@ def set_bounds(search: Search) -> LayerStep:
     def step(layer: QuantLayer, seen: Seen) -> None:
         if layer.a_bits >= 16:
             return
+        if seen.certain and layer.a_bits >= 8:  # black to white: where the network takes 0..1, uint8 passes unharmed
+            lower, upper = seen.extremes.amin(), seen.extremes.amax()
+            layer.quantizer = AffineQuantizer(layer.a_bits, lower, upper, needs_integer_zero(layer))
+            return
         flat = seen.x.flatten()
         values = flat[:: max(1, flat.numel() // 2**17)]
-        values = torch.cat([values, flat.min()[None], flat.max()[None]])
+        values = torch.cat([values, seen.extremes.amin()[None], seen.extremes.amax()[None]])
         lower, upper = search(values, layer.a_bits)
         layer.quantizer = AffineQuantizer(layer.a_bits, lower.squeeze(), upper.squeeze(), needs_integer_zero(layer))
 
@@ -172,18 +178,24 @@ def layerwise(steps: Sequence[LayerStep], search: Search, groups: int = 1, sampl
         size = math.ceil(len(names) / groups)
         for start in range(0, len(names), size):
             part = names[start : start + size]
-            current = collect(work.student, part, work.batches, samples, seed=work.seed)
+            seen_by, operands = collect(work.student, part, work.batches, samples, seed=work.seed)
             for name in part:
                 layer = work.layers[name]
                 if isinstance(layer, QuantMatMul):
-                    bound_operands(layer, current[name], search)
+                    bound_operands(layer, operands[name], search)
                     continue
-                x, scale = current[name][0], row_scale(layer)
-                x = x if scale is None else x * scale
+                seen_rows, scale = seen_by[name], row_scale(layer)
+                x = seen_rows.rows if scale is None else seen_rows.rows * scale
+                first = name == names[0]
+                if first:
+                    black_and_white = [torch.full_like(work.batches[0][:1], value) for value in (0.0, 1.0)]
+                    seen_rows = collect(work.student, [name], black_and_white, 2)[0][name]
+                extremes = torch.stack([seen_rows.low, seen_rows.high])
+                extremes = extremes if layer.input_scale is None else extremes * layer.input_scale
                 target = apply_weight(layer, layer.weight, x)
                 target = target if layer.bias is None else target + layer.bias
                 work.output_std[name] = float(target.std())
-                seen = Seen(x, target)
+                seen = Seen(x, target, extremes, certain=first)
                 for step in steps:
                     step(layer, seen)
 

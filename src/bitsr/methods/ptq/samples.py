@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -46,25 +47,39 @@ class _Seen(Exception):
     """All layers asked for have run; the rest of the network need not."""
 
 
+@dataclass
+class Rows:
+    """What a linear or a convolution saw: sampled rows (N, d), and per input channel the extremes of everything (c)."""
+
+    rows: Tensor
+    low: Tensor
+    high: Tensor
+
+
 @torch.no_grad()
 def collect(
-    model: nn.Module, names: Sequence[str], batches: Iterable[Tensor], rows: int, elements: int = 2**17, seed: int = 0
-) -> dict[str, tuple[Tensor, ...]]:
+    model: nn.Module, names: Sequence[str], batches: Sequence[Tensor], rows: int, elements: int = 2**17, seed: int = 0
+) -> tuple[dict[str, Rows], dict[str, tuple[Tensor, Tensor]]]:
     """Run ``batches`` (NCHW) through the model and keep inputs of the layers ``names``, given in execution order.
 
-    Linears and convolutions: one tensor of about ``rows`` rows.  Matrix products: elements of both operands.  Positions
-    depend on ``seed``, the layer's name and the batch only.
+    Returns the rows of linears and convolutions (about ``rows`` of each), and elements of both operands of matrix
+    products, their extremes among them.  Positions depend on ``seed``, the layer's name and the batch only.
     """
-    batches = list(batches)
     kept: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in names}
+    products = {n for n in names if isinstance(model.get_submodule(n), MatMul | QuantMatMul)}
 
     def watch(name: str, module: nn.Module) -> RemovableHandle:
+        axis = 1 if isinstance(module, nn.Conv2d | QuantConv2d) else -1
+
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + 7919 * len(kept[name]) + seed)
-            if isinstance(module, MatMul | QuantMatMul):
+            if name in products:
                 kept[name].append(tuple(elements_of(x, elements // len(batches), generator) for x in inputs))
             else:
-                kept[name].append((rows_of(module, inputs[0], rows // len(batches), generator),))
+                x = inputs[0]
+                channels = x.transpose(0, axis).flatten(1)
+                some = rows_of(module, x, rows // len(batches), generator)
+                kept[name].append((some, channels.amin(1)[None], channels.amax(1)[None]))
             if name == names[-1]:
                 raise _Seen
 
@@ -78,4 +93,6 @@ def collect(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: tuple(torch.cat(parts) for parts in zip(*calls, strict=True)) for name, calls in kept.items()}
+    joined = {name: [torch.cat(parts) for parts in zip(*calls, strict=True)] for name, calls in kept.items()}
+    layers = {n: Rows(j[0], j[1].amin(0), j[2].amax(0)) for n, j in joined.items() if n not in products}
+    return layers, {n: (joined[n][0], joined[n][1]) for n in products}
