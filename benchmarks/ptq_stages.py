@@ -11,16 +11,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+# in the order in which they are added; the corrections of the weights remove means, which the bias correction takes up
 OFF = {
-    "hso": "false", "src": "none", "rounding": "nearest",
-    "abr_steps": "0", "bias_correction": "false", "distill_steps": "0",
-}  # fmt: skip
+    "hso": "false",
+    "bias_correction": "false",
+    "src": "none",
+    "rounding": "nearest",
+    "abr_steps": "0",
+    "distill_steps": "0",
+}
 
 
 def main() -> None:
     remaining = dict(OFF)
     variants = [dict(remaining)]
-    for stage in OFF:  # in the order in which the method runs them; with all of them it is the row of ptq_table.py
+    for stage in OFF:  # with all of them it is the row of ptq_table.py
         del remaining[stage]
         if remaining:
             variants.append(dict(remaining))
