@@ -109,7 +109,7 @@ def smooth(work: Work, rows: int = 512) -> None:
         x = seen[name].rows.view(-1, *weight.shape[1:])
         fold = folds.get(name)
         producer = work.student.get_submodule(fold.producer) if fold else None
-        none = torch.zeros(weight.shape[1])
+        none = weight.new_zeros(weight.shape[1])
         middle = (x.amax((0, 2)) + x.amin((0, 2))) / 2
         shifts = (none, middle) if isinstance(producer, nn.LayerNorm) and layer.bias is not None else (none,)
         x_range, w_range = channel_ranges(x, weight)
@@ -177,12 +177,13 @@ def _round_with_gptq(layer: QuantLayer, seen: Seen, damping: float) -> None:
     flat = layer.weight.detach().flatten(1)
     symmetric = layer.w_bits >= SYMMETRIC_FROM
     codes = torch.empty_like(flat, dtype=torch.uint8)
-    scale, mid = torch.empty(flat.shape[0]), torch.zeros(flat.shape[0])
+    scale, mid = flat.new_empty(flat.shape[0]), flat.new_zeros(flat.shape[0])
     quantized = centred(seen.quantized(layer))
     for rows, columns in groups_of(layer):
         x = quantized[:, columns].double()
         covariance = x.T @ x / len(x)
-        damped = covariance + damping * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
+        damped = covariance.clone()
+        damped.diagonal().add_(damping * covariance.diagonal().mean())
         search = partial(dobi, weight=damped.diagonal().float())
         lower, step = row_grid(flat[rows], layer.w_bits, search)
         codes[rows] = gptq(flat[rows], damped, lower, step, layer.w_bits, 0.0)
