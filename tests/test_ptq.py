@@ -12,7 +12,8 @@ from bitsr.methods.compress import compress
 from bitsr.methods.ptq.config import HarmoQ
 from bitsr.methods.ptq.gptq import gptq, refit
 from bitsr.methods.ptq.harmoq import channel_ranges, correct, harmonized_scale, residual_correction, smooth
-from bitsr.methods.ptq.pipeline import Seen, begin, to_batches
+from bitsr.methods.ptq.pipeline import Seen, begin, picture_limits, to_batches
+from bitsr.methods.ptq.samples import collect
 from bitsr.methods.ptq.scope import assign_bits, execution_order
 from bitsr.methods.registry import config_for, config_from, dump_config
 from bitsr.parts.layers import QuantConv2d, QuantLinear, QuantMatMul, quantized_layers
@@ -292,3 +293,18 @@ class TestConfigs:
     def test_no_pictures(self):
         with pytest.raises(ConfigError, match="picture"):
             compress(tiny_rfdn(), config_for("minmax"), [])
+
+
+@pytest.mark.parametrize("scope,certain", [("full", True), ("paper", False)])
+def test_only_a_layer_that_reads_the_picture_is_bounded_by_black_and_white(scope, certain, pictures):
+    """With scope 'paper' the first compressed layer stands behind a LayerNorm: flat pictures say nothing about it."""
+    model = tiny_swinir()
+    work = begin(model, pictures, config_for("minmax", 8, 8, scope), 0)
+    name = next(iter(work.layers))
+    seen = collect(work.student, [name], work.batches, 64)[0][name]
+    limits = picture_limits(work, name, seen)
+    assert (limits is not None) == certain
+    if limits is not None:
+        assert torch.allclose(limits[1] - limits[0], torch.ones(3), atol=1e-5)
+    bound = quantized_layers(compress(model, config_for("minmax", 8, 8, scope), pictures))[name].quantizer
+    assert bound.lower <= seen.low.min() and bound.upper >= seen.high.max()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -124,9 +123,3 @@ def replace(root: nn.Module, name: str, w_bits: int, a_bits: int) -> QuantLayer 
 
 def quantized_layers(root: nn.Module) -> dict[str, QuantLayer | QuantMatMul]:
     return {name: m for name, m in root.named_modules() if isinstance(m, QuantLayer | QuantMatMul)}
-
-
-@torch.no_grad()
-def freeze(root: nn.Module) -> nn.Module:
-    """No parameter takes a gradient any more."""
-    return root.requires_grad_(False).eval()

@@ -16,7 +16,7 @@ from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError
 from bitsr.methods.ptq.bounds import Search, minmax
 from bitsr.methods.ptq.config import PTQConfig
-from bitsr.methods.ptq.samples import collect
+from bitsr.methods.ptq.samples import Rows, collect
 from bitsr.methods.ptq.scope import assign_bits, execution_order
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, replace
 from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
@@ -186,20 +186,29 @@ def layerwise(steps: Sequence[LayerStep], search: Search, groups: int = 1, sampl
                     continue
                 seen_rows, scale = seen_by[name], row_scale(layer)
                 x = seen_rows.rows if scale is None else seen_rows.rows * scale
-                first = name == names[0]
-                if first:
-                    black_and_white = [torch.full_like(work.batches[0][:1], value) for value in (0.0, 1.0)]
-                    seen_rows = collect(work.student, [name], black_and_white, 2)[0][name]
-                extremes = torch.stack([seen_rows.low, seen_rows.high])
+                limits = picture_limits(work, name, seen_rows) if name == names[0] else None
+                extremes = torch.stack([seen_rows.low, seen_rows.high]) if limits is None else limits
                 extremes = extremes if layer.input_scale is None else extremes * layer.input_scale
                 target = apply_weight(layer, layer.weight, x)
                 target = target if layer.bias is None else target + layer.bias
                 work.output_std[name] = float(target.std())
-                seen = Seen(x, target, extremes, certain=first)
+                seen = Seen(x, target, extremes, certain=limits is not None)
                 for step in steps:
                     step(layer, seen)
 
     return stage
+
+
+def picture_limits(work: Work, name: str, seen: Rows) -> Tensor | None:
+    """What a layer that reads the picture itself gets for black and for white, (2, c).
+
+    None if ``name`` is no such layer, which shows in calibration inputs that lie beyond those.
+    """
+    black_and_white = [torch.full_like(work.batches[0][:1], value) for value in (0.0, 1.0)]
+    flat = collect(work.student, [name], black_and_white, 2)[0][name]
+    slack = 1e-5 * (flat.high - flat.low).max()
+    inside = (seen.low >= flat.low - slack).all() and (seen.high <= flat.high + slack).all()
+    return torch.stack([flat.low, flat.high]) if inside else None
 
 
 @torch.no_grad()
