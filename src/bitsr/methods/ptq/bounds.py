@@ -11,6 +11,11 @@ Bounds = tuple[Tensor, Tensor]
 Search = Callable[[Tensor, int], Bounds]  # (..., n) -> lower and upper of shape (..., 1)
 
 
+def round_to_grid(v: Tensor, lower: Tensor, step: Tensor, levels: int) -> Tensor:
+    """Codes 0..levels (as floats) of the nearest points of the grid lower + step * code."""
+    return ((v - lower) / step).round().clamp(0, levels)
+
+
 def minmax(v: Tensor, bits: int = 8) -> Bounds:
     """The extremes of the last axis; ``bits`` does not matter."""
     return v.amin(-1, keepdim=True), v.amax(-1, keepdim=True)

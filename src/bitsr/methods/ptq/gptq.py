@@ -6,9 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def round_to_grid(w: Tensor, lower: Tensor, step: Tensor, levels: int) -> Tensor:
-    return ((w - lower) / step).round().clamp(0, levels)
+from bitsr.methods.ptq.bounds import round_to_grid
 
 
 def gptq(weight: Tensor, covariance: Tensor, lower: Tensor, step: Tensor, bits: int, damping: float = 0.01) -> Tensor:

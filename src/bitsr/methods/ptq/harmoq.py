@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bitsr.methods.ptq.bounds import Bounds, dobi, minmax, one_sided
+from bitsr.methods.ptq.bounds import Bounds, dobi, minmax, one_sided, round_to_grid
 from bitsr.methods.ptq.config import HarmoQ
 from bitsr.methods.ptq.distill import distill
 from bitsr.methods.ptq.gptq import gptq, refit
@@ -84,10 +84,10 @@ def layer_error(x: Tensor, weight: Tensor, s: Tensor, shift: Tensor, layer: Quan
     if layer.a_bits < 16:
         lower, upper = dobi(smoothed.flatten()[:: max(1, smoothed.numel() // 2**15)], layer.a_bits, candidates=25)
         step = (upper - lower) / (2**layer.a_bits - 1)
-        quantized = ((smoothed - lower) / step).round().clamp(0, 2**layer.a_bits - 1) * step + lower
+        quantized = round_to_grid(smoothed, lower, step, 2**layer.a_bits - 1) * step + lower
     if layer.w_bits < 16:
         low, size = row_grid(scaled, layer.w_bits, lambda v, b: dobi(v, b, candidates=25))
-        rounded = ((scaled - low) / size).round().clamp(0, 2**layer.w_bits - 1) * size + low
+        rounded = round_to_grid(scaled, low, size, 2**layer.w_bits - 1) * size + low
     return float((quantized @ rounded.T - smoothed @ scaled.T).square().mean())
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError
-from bitsr.methods.ptq.bounds import Search, minmax
+from bitsr.methods.ptq.bounds import Search, minmax, round_to_grid
 from bitsr.methods.ptq.config import PTQConfig
 from bitsr.methods.ptq.samples import Rows, collect
 from bitsr.methods.ptq.scope import assign_bits, execution_order
@@ -158,7 +158,7 @@ def round_to_nearest(search: Search) -> LayerStep:
             return
         flat = layer.weight.detach().flatten(1)
         lower, size = row_grid(flat, layer.w_bits, search)
-        codes = ((flat - lower) / size).round().clamp(0, 2**layer.w_bits - 1)
+        codes = round_to_grid(flat, lower, size, 2**layer.w_bits - 1)
         mid = None if layer.w_bits >= SYMMETRIC_FROM else (lower + 2 ** (layer.w_bits - 1) * size).flatten()
         decide(layer, codes, size, mid)
 
