@@ -25,18 +25,23 @@ find_python() {
     exit 1
 }
 
+# What an environment is made from; the native engine is compiled when it is installed.
+sources() { find pyproject.toml constraints.txt native -type f -print0 | LC_ALL=C sort -z | xargs -0 cat; }
+
 # setup EXTRAS: an environment with this checkout and its pinned packages; nothing is done when it is already there.
 setup() {
     local stamp="$venv/.bitsr-$1"
-    if [ -f "$stamp" ] && cat pyproject.toml constraints.txt | cmp -s - "$stamp"; then
+    if [ -f "$stamp" ] && sources | cmp -s - "$stamp"; then
         return
     fi
     local python
     python=$(find_python)
     echo "bitsr: setting up $venv (once; the download takes a few minutes)" >&2
     "$python" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
-    cat pyproject.toml constraints.txt > "$stamp"
+    local pins="$PWD/constraints.txt"
+    PIP_CONSTRAINT=$pins PIP_BUILD_CONSTRAINT=$pins \
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[$1]"
+    sources > "$stamp"
 }
 
 command=${1:-}

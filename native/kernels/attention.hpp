@@ -1,0 +1,374 @@
+// Attention of one window.  Queries lie in the lanes and keys follow each other in rows, so that a softmax runs down the
+// rows: L queries at a time meet all keys, and their scores stay in the first-level cache.
+//
+// Scores are counted in bits: with log2(e) in the factor and in the bias, their exponential is 2^score.  It is taken
+// without the usual subtraction of the largest score.  Where that overflows or loses everything, which the sums show,
+// the rows are worked out again with it (`exponentials_below_largest`).
+//
+// In the sums of 8-bit products, codes of keys and values are signed operands, and hence 128 smaller.  What that and
+// the lower ends of the quantizers add to the scores of a query is the same for all keys: the softmax does not see it.
+// It goes into the initial sum all the same (`starts`), which keeps the scores near zero.
+
+struct AttentionScratch {
+    Word *queries, *keys;  // words x width
+    Word* values;          // blocks of L words of a channel, all channels of the first L words first
+    float *exponentials;   // (tokens + up to 3) x L
+    float *per_key;        // term of each key's score
+    float *per_channel;    // term of each output channel
+    std::int32_t* starts;  // initial sum of each query's scores
+    std::size_t words;
+
+    AttentionScratch(Word* start, int size, int width) {
+        std::size_t used = 0;
+        const auto take = [&](int count) {
+            Word* piece = start + used;
+            used += (count + 15) / 16 * 16;
+            return piece;
+        };
+        queries = take((size + 3) * width);
+        keys = take((size + 3) * width);
+        values = take(2 * size * width);
+        exponentials = reinterpret_cast<float*>(take((width + 4) * L));
+        per_key = reinterpret_cast<float*>(take(width));
+        per_channel = reinterpret_cast<float*>(take(size));
+        starts = reinterpret_cast<std::int32_t*>(take(width));
+        words = used;
+    }
+};
+
+static std::size_t attention_scratch(int channels, int heads, int width) {
+    return AttentionScratch(nullptr, channels / heads, width).words;
+}
+
+constexpr float masked = -100.0f * log2e;
+
+// L words to where DotOf<format>::weight reads them.
+template <Format format>
+BITSR_INLINE void spread(Word* to, U words) {
+    if (DotOf<format>::words == 1) {
+        store(to, words);
+    } else if (format == Format::bf16) {
+        store_pairs(to, words << 16, words & 0xffff0000u);
+    } else {
+        typedef std::int16_t Halves __attribute__((vector_size(4 * L)));
+        store_pairs(to, (U)((Halves)(words << 8) >> 8), (U)((Halves)words >> 8));
+    }
+}
+
+BITSR_INLINE F float_sum(F x) { return x; }
+BITSR_INLINE F float_sum(I x) { return to_float(x); }
+
+template <Format scores, Format values>
+struct Head {
+    using ScoreDot = DotOf<scores>;
+    using ValueDot = DotOf<values>;
+    using Codes = DotOf<Format::u8>;
+
+    const Attention& a;
+    const AttentionScratch scratch;
+    const int size, first;  // channels first, ..., first + size - 1
+    const int score_words;  // of one token
+    const int value_words;  // of one channel; word i holds the tokens i, value_words + i, ...
+    const float* bias;
+    Word ones[2];
+
+    Head(const Attention& attention, int number)
+        : a(attention),
+          scratch(a.scratch, a.channels / a.heads, a.width),
+          size(a.channels / a.heads),
+          first(number * size),
+          score_words(planes_of(size, scores)),
+          value_words(planes_of(a.tokens, values)),
+          bias(a.bias + std::ptrdiff_t{number} * a.tokens * a.width) {
+        Codes::split(0x01010101u, ones);
+        prepare_queries();
+        prepare_keys();
+        prepare_values();
+    }
+
+    BITSR_INLINE F query(int c, int i) const { return rounded_product(load<F>(a.qkv.floats(first + c) + i) * a.scale); }
+    BITSR_INLINE F key(int c, int i) const { return load<F>(a.qkv.floats(a.channels + first + c) + i); }
+    BITSR_INLINE F value(int c, int i) const { return load<F>(a.qkv.floats(2 * a.channels + first + c) + i); }
+
+    // Floats that `at` gives, moved to the levels of the quantizer where there is one; the word of a pair or of one.
+    template <Format format, class At>
+    static BITSR_INLINE U float_words(const Quantizer* quantizer, int present, At at) {
+        const auto rounded = [&](int n) { return quantizer ? Rounder(*quantizer)(at(n)) : at(n); };
+        if (format == Format::f32) return as_unsigned(rounded(0));
+        return pair_bf16(rounded(0), present > 1 ? rounded(1) : F{});
+    }
+
+    void prepare_queries() const {
+        if constexpr (scores == Format::u8) {
+            const Coder code(*a.q);
+            const float lower = a.k->lower / a.k->step;
+            const F factor = splat(lower + 128.0f), offset = splat(lower * size * a.q->lower / a.q->step);
+            const F limit = splat(4194304.0f);  // exact as float, together with the sum of products
+            for (int i = 0; i < a.width; i += L) {
+                I sum = {};
+                for (int w = 0; w < score_words; ++w) {
+                    const U words = code_words(code, size - 4 * w, [&](int c) { return query(4 * w + c, i); });
+                    Codes::dot(sum, Codes::input(words), Codes::weight(ones));
+                    store(scratch.queries + w * a.width + i, words);
+                }
+                const F start = fma(to_float(sum), factor, offset);
+                store(scratch.starts + i, round_to_int(min(max(start, -limit), limit)));
+            }
+        } else {
+            constexpr int pack = channels_per_word(scores);
+            for (int w = 0; w < score_words; ++w)
+                for (int i = 0; i < a.width; i += L) {
+                    const auto at = [&](int c) { return query(pack * w + c, i); };
+                    store(scratch.queries + w * a.width + i, float_words<scores>(a.q, size - pack * w, at));
+                }
+        }
+    }
+
+    void prepare_keys() const {
+        constexpr int words = ScoreDot::words;
+        if constexpr (scores == Format::u8) {
+            const Coder code(*a.k);
+            const F factor = splat(a.q->lower * a.k->step * log2e);
+            for (int i = 0; i < a.width; i += L) {
+                I sum = {};
+                for (int w = 0; w < score_words; ++w) {
+                    const U here = code_words(code, size - 4 * w, [&](int c) { return key(4 * w + c, i); });
+                    Codes::dot(sum, Codes::input(here), Codes::weight(ones));
+                    spread<scores>(scratch.keys + (w * a.width + i) * words, here ^ 0x80808080u);
+                }
+                store(scratch.per_key + i, to_float(sum) * factor);
+            }
+        } else {
+            constexpr int pack = channels_per_word(scores);
+            for (int w = 0; w < score_words; ++w)
+                for (int i = 0; i < a.width; i += L) {
+                    const auto at = [&](int c) { return key(pack * w + c, i); };
+                    const U here = float_words<scores>(a.k, size - pack * w, at);
+                    spread<scores>(scratch.keys + (w * a.width + i) * words, here);
+                }
+        }
+    }
+
+    void prepare_values() const {
+        const int stride = value_words;
+        const auto put = [&](int c, int i, U words) {
+            spread<values>(scratch.values + (i * size + c * L) * ValueDot::words, words);
+        };
+        for (int c = 0; c < size; ++c) scratch.per_channel[c] = 0;
+        if constexpr (values == Format::u8) {
+            const Coder code(*a.v);
+            for (int c = 0; c < size; ++c)
+                for (int i = 0; i < stride; i += L) {
+                    const U words = code_words<4>(code, [&](int n) { return value(c, n * stride + i); });
+                    put(c, i, words ^ 0x80808080u);
+                }
+            if (a.attention->lower != 0) add_sums_of_values();
+        } else {
+            for (int c = 0; c < size; ++c)
+                for (int i = 0; i < stride; i += L) {
+                    U words = float_words<values>(a.v, 2, [&](int n) { return value(c, n * stride + i); });
+                    if (values == Format::bf16 && a.tokens % 2 && i + L >= stride)
+                        words[stride - 1 - i] &= 0xffffu;  // no such token
+                    put(c, i, words);
+                }
+        }
+    }
+
+    // The terms of `attention.lower`, with the sums of the codes of all tokens.
+    void add_sums_of_values() const {
+        const Coder code(*a.v);
+        for (int c = 0; c < size; ++c) {
+            std::int32_t sum = 0;
+            for (int i = 0; i < a.tokens; i += L) {
+                const I codes = max(code(value(c, i)), I{});
+                for (int lane = 0; lane < L && i + lane < a.tokens; ++lane) sum += codes[lane];
+            }
+            scratch.per_channel[c] = a.attention->lower * (sum * a.v->step + a.tokens * a.v->lower);
+        }
+    }
+
+    // Scores of the queries i, ... and the keys j, ..., j + many - 1, in bits.
+    template <int words, int many>
+    BITSR_INLINE void score(int i, int j, F (&x)[many]) const {
+        typename ScoreDot::Sum sums[many] = {};
+        if (scores == Format::u8) {
+            const auto start = load<typename ScoreDot::Sum>(scratch.starts + i);
+            for (auto& sum : sums) sum = start;
+        }
+        const int count = words ? words : score_words;
+#pragma GCC unroll 4
+        for (int w = 0; w < count; ++w) {
+            const auto input = ScoreDot::input(load<U>(scratch.queries + w * a.width + i));
+            const Word* key = scratch.keys + (w * a.width + j) * ScoreDot::words;
+#pragma GCC unroll 16
+            for (int n = 0; n < many; ++n) ScoreDot::dot(sums[n], input, ScoreDot::weight(key + n * ScoreDot::words));
+        }
+        const F factor = splat(scores == Format::u8 ? a.q->step * a.k->step * log2e : log2e);
+        const float* add = bias + std::ptrdiff_t{j} * a.width + i;
+#pragma GCC unroll 16
+        for (int n = 0; n < many; ++n) x[n] = fma(float_sum(sums[n]), factor, load<F>(add + n * a.width));
+        if (scores == Format::u8) {
+#pragma GCC unroll 16
+            for (int n = 0; n < many; ++n) x[n] += splat(scratch.per_key[j + n]);
+        }
+        if (a.regions) {
+            const I here = load<I>(a.regions + i);
+#pragma GCC unroll 16
+            for (int n = 0; n < many; ++n) x[n] += as_float((here != a.regions[j + n]) & as_int(splat(masked)));
+        }
+    }
+
+    // Gives all scores of the queries i, ..., some keys at a time, to `use` and stores what that makes of them.
+    template <int words, class Use>
+    BITSR_INLINE void score_all(int i, Use use) const {
+        constexpr int many = L == 16 ? 8 : 4;
+        int j = 0;
+        for (; j + many <= a.tokens; j += many) {
+            F x[many];
+            score<words>(i, j, x);
+            use(x);
+#pragma GCC unroll 16
+            for (int n = 0; n < many; ++n) store(scratch.exponentials + (j + n) * L, x[n]);
+        }
+        for (; j < a.tokens; ++j) {
+            F x[1];
+            score<words>(i, j, x);
+            use(x);
+            store(scratch.exponentials + j * L, x[0]);
+        }
+    }
+
+    static constexpr bool rough = values != Format::f32;
+
+    // Rows of 2^score; returns their sum.
+    template <int words>
+    F exponentials(int i) const {
+        F sums[2] = {};
+        score_all<words>(i, [&](auto& x) {
+            exp2<rough>(x);
+            int n = 0;
+            for (const F& y : x) sums[n++ % 2] += y;
+        });
+        const F sum = sums[0] + sums[1];
+        F proven = sum;
+        for (int lane = a.tokens - i; lane < L; ++lane) proven[lane] = 1.0f;  // no such query
+        return all((proven > splat(1e-20f)) & (proven < splat(1e30f))) ? sum : exponentials_below_largest(i);
+    }
+
+    __attribute__((noinline)) F exponentials_below_largest(int i) const {
+        F largest = splat(-3e38f), sum = {};
+        score_all<0>(i, [&](auto& x) {
+            for (const F& y : x) largest = max(y, largest);
+        });
+        for (int j = 0; j < a.tokens; ++j) {
+            F y[1] = {load<F>(scratch.exponentials + j * L) - largest};
+            exp2<rough>(y);
+            sum += y[0];
+            store(scratch.exponentials + j * L, y[0]);
+        }
+        return sum;
+    }
+
+    // From exponentials to what multiplies the values, in their place; the product gets a factor and an offset.
+    BITSR_INLINE void weigh(F sum, F* factor, F* offset) const {
+        float* rows = scratch.exponentials;
+        const int stride = value_words;
+        const F inverse = 1.0f / sum;
+        *factor = inverse, *offset = F{};
+        if constexpr (values == Format::u8) {
+            const Quantizer& q = *a.attention;
+            for (int j = a.tokens; j < 4 * stride; ++j) store(rows + j * L, splat(-1e30f));  // code 0
+            const F to_code = inverse * (1.0f / q.step), shift = splat(-q.lower / q.step);
+            const U levels = splat(Word(q.levels) * 0x01010101u);
+            I total = {};
+            for (int i = 0; i < stride; ++i) {
+                I codes[4];
+                for (int n = 0; n < 4; ++n)
+                    codes[n] = round_to_int(fma(load<F>(rows + (i + n * stride) * L), to_code, shift));
+                const U words = min_bytes(pack_codes(codes[0], codes[1], codes[2], codes[3]), levels);
+                Codes::dot(total, Codes::input(words), Codes::weight(ones));
+                store(rows + i * L, words);
+            }
+            *factor = splat(q.step * a.v->step);
+            *offset = to_float(total) * (q.step * (128.0f * a.v->step + a.v->lower));
+        } else {
+            if (a.attention) {
+                const Rounder rounded(*a.attention);
+                for (int j = 0; j < a.tokens; ++j)
+                    store(rows + j * L, rounded(rounded_product(load<F>(rows + j * L) * inverse)));
+                *factor = splat(1.0f);
+            }
+            if (values == Format::bf16) {
+                if (a.tokens % 2) store(rows + a.tokens * L, F{});
+                for (int i = 0; i < stride; ++i)
+                    store(rows + i * L, pair_bf16(load<F>(rows + i * L), load<F>(rows + (i + stride) * L)));
+            }
+        }
+    }
+
+    template <int many>
+    BITSR_INLINE void multiply_values(int i, int c, F factor, F offset) const {
+        constexpr int words = ValueDot::words;
+        typename ValueDot::Sum sums[many] = {};
+        for (int block = 0; block < value_words; block += L) {
+            const Word* value = scratch.values + (block * size + c * L) * words;
+            const float* weight = scratch.exponentials + block * L;
+            const int count = value_words - block < L ? value_words - block : L;
+            for (int j = 0; j < count; ++j, value += words, weight += L) {
+                const auto input = ValueDot::input(load<U>(weight));
+#pragma GCC unroll 16
+                for (int n = 0; n < many; ++n) ValueDot::dot(sums[n], input, ValueDot::weight(value + n * L * words));
+            }
+        }
+#pragma GCC unroll 16
+        for (int n = 0; n < many; ++n) {
+            const F y = fma(float_sum(sums[n]), factor, offset + scratch.per_channel[c + n]);
+            store(a.output.floats(first + c + n) + i, y);
+        }
+    }
+
+    template <int words>
+    void run() const {
+        for (int i = 0; i < a.tokens; i += L) {
+            F factor, offset;
+            weigh(exponentials<words>(i), &factor, &offset);
+            int c = 0;
+            for (; c + 10 <= size; c += 10) multiply_values<10>(i, c, factor, offset);
+            if (c + 8 <= size) multiply_values<8>(i, c, factor, offset), c += 8;
+            if (c + 4 <= size) multiply_values<4>(i, c, factor, offset), c += 4;
+            if (c + 2 <= size) multiply_values<2>(i, c, factor, offset), c += 2;
+            if (c < size) multiply_values<1>(i, c, factor, offset);
+        }
+    }
+};
+
+template <Format scores, Format values>
+static void run_heads(const Attention& a) {
+    for (int number = 0; number < a.heads; ++number) {
+        const Head<scores, values> head(a, number);
+        if (scores == Format::u8 && head.score_words == 2) {
+            head.template run<2>();
+        } else if (scores == Format::u8 && head.score_words == 3) {
+            head.template run<3>();
+        } else {
+            head.template run<0>();
+        }
+    }
+}
+
+template <Format scores>
+static void run_heads(const Attention& a) {
+    switch (a.values) {
+        case Format::f32: return run_heads<scores, Format::f32>(a);
+        case Format::bf16: return run_heads<scores, Format::bf16>(a);
+        case Format::u8: return run_heads<scores, Format::u8>(a);
+    }
+}
+
+static void attention(const Attention& a) {
+    switch (a.scores) {
+        case Format::f32: return run_heads<Format::f32>(a);
+        case Format::bf16: return run_heads<Format::bf16>(a);
+        case Format::u8: return run_heads<Format::u8>(a);
+    }
+}

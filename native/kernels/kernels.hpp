@@ -1,0 +1,112 @@
+// What the engine asks of an instruction set: one table of functions, filled once per set (table.hpp) and chosen at
+// run time (dispatch.cpp).
+//
+// Everything works on "planes": a map of C channels is an array of 32-bit words in which a word holds one float, two
+// bf16 or four 8-bit codes of neighbouring channels of one pixel, and the words of neighbouring pixels lie side by
+// side.  Vectors run along pixels, so that sums over channels, norms and softmaxes need no horizontal step and no
+// number of channels wastes a lane.  Widths are counted in words and are multiples of 16; planes start at any word.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace bitsr {
+
+using Word = std::uint32_t;
+
+enum class Format { f32, bf16, u8 };
+
+// Channels per word.
+constexpr int channels_per_word(Format format) { return format == Format::f32 ? 1 : format == Format::bf16 ? 2 : 4; }
+constexpr int planes_of(int channels, Format format) {
+    return (channels + channels_per_word(format) - 1) / channels_per_word(format);
+}
+
+// Planes of words: plane p begins at data + p * pitch.
+struct Planes {
+    Word* data;
+    std::ptrdiff_t pitch;
+    float* floats(int plane) const { return reinterpret_cast<float*>(data + plane * pitch); }
+    Word* words(int plane) const { return data + plane * pitch; }
+};
+
+// Affine quantizer: code = clip(rint((x - lower) / step), 0, levels), value lower + step * code.
+struct Quantizer {
+    float lower, step;
+    int levels;
+};
+
+// y[n][x] = scale[n] * acc[n][x] + mid[n] * sums[group of n][x] + bias[n],
+// acc[n][x] = sum over t, p of dot(weights[n][t][p], input[p * pitch + taps[t] + x]).
+struct Gemm {
+    Format format;          // of both operands; u8 multiplies unsigned codes with signed 8-bit weights
+    const Word* weights;    // rows x taps x planes words as `pack` leaves them
+    int rows, taps, planes;
+    const std::ptrdiff_t* offsets;  // of each tap, in words
+    const Word* input;
+    std::ptrdiff_t pitch;   // of the input's planes
+    int width;              // words
+    Planes output;          // f32; without `scale`, format u8 leaves its int32 sums instead
+    const float* scale;     // rows; null: 1
+    const float* bias;      // rows; null: 0
+    const float* mid;       // rows; null: 0
+    const std::int32_t* sums;  // per group of rows `width` sums of codes; used with `mid`
+    int rows_per_group;
+};
+
+enum class Function { relu, leaky_relu, gelu, sigmoid, tanh, clip };
+
+// Attention of the queries of one window, head after head; tokens are words, channels planes.
+// score = (scale q) k^T + bias, -100 where regions differ; output = softmax(score) v.
+struct Attention {
+    Planes qkv;             // f32: C planes of queries, C of keys, C of values; 16 words behind them are read
+    Planes output;          // f32: C planes
+    int channels, heads, tokens, width;  // width: tokens rounded up to 16
+    float scale;
+    const float* bias;      // heads x tokens (of keys) x width (of queries), times log2(e)
+    const std::int32_t* regions;  // width numbers, or null: all tokens see each other
+    Format scores, values;  // of the operands of both products
+    const Quantizer *q, *k, *attention, *v;  // null: not quantized; both of a pair where that product is u8
+    Word* scratch;          // attention_scratch(...) words, 64-byte aligned
+};
+
+struct Kernels {
+    const char* name;       // "portable", "avx2", ...
+    int lanes;              // floats per vector
+
+    // Reorders rows x words (rows major; words = taps x planes) to the packed_words(...) words that `gemm` reads.
+    void (*pack)(Format, const Word* plain, int rows, int words, Word* packed);
+    std::size_t (*packed_words)(Format, int rows, int words);
+    void (*gemm)(const Gemm&);
+    // Multiplies and adds words without loading inputs, for benchmarks; returns how many.
+    std::int64_t (*products)(Format, std::int64_t steps);
+
+    std::size_t (*attention_scratch)(int channels, int heads, int width);  // words
+    void (*attention)(const Attention&);
+
+    // Over the channels of each pixel, biased variance.
+    void (*layer_norm)(Planes x, Planes y, int channels, int width, const float* weight, const float* bias, float eps);
+    // Channels to codes (four per word, missing channels of the last word are 0) or bf16 (two per word).
+    void (*quantize)(Planes x, Planes codes, int channels, int width, Quantizer);
+    void (*to_bf16)(Planes x, Planes y, int channels, int width);
+    // To the levels of the quantizer, still f32.
+    void (*round)(Planes x, Planes y, int channels, int width, Quantizer);
+    void (*activate)(Function, float slope, Planes x, Planes y, int channels, int width);
+    void (*add)(Planes a, Planes b, Planes y, int channels, int width);
+    // A pitch of 0 repeats one plane for all channels.
+    void (*multiply)(Planes a, Planes b, Planes y, int channels, int width);
+    // y[c] = x[c] * scale[c * stride] + shift[c * stride]; shift may be null
+    void (*affine)(Planes x, Planes y, int channels, int width, const float* scale, const float* shift,
+                   std::ptrdiff_t stride);
+};
+
+// The best table for this CPU, or the one that BITSR_ISA names; throws std::runtime_error where that does not exist.
+const Kernels& kernels();
+// A table by name, or null where this build or this CPU does not have it.
+const Kernels* kernels_named(const std::string& name);
+// Names of the tables that this build and this CPU have, best first.
+std::vector<std::string> available_isas();
+
+}  // namespace bitsr

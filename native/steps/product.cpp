@@ -1,0 +1,156 @@
+// Linear layers and convolutions (bitsr.program.layers).
+#include "engine/checks.hpp"
+#include "steps/steps.hpp"
+
+namespace bitsr {
+
+namespace {
+
+// Tap t of plane p of a tile's input begins at data + offsets[t] + p * pitch.
+struct Taps {
+    const Word* data;
+    std::ptrdiff_t pitch;
+    const std::ptrdiff_t* offsets;
+};
+
+// y = scale * acc + mid * sums + bias; `temporary` holds the sums of codes of one group of channels.
+void multiply(const Tile& tile, const Matrix& matrix, const Taps& taps, const Planes& y) {
+    const PackedRows &weights = matrix.weights, &sums = matrix.sums;
+    for (int g = 0; g < weights.groups; ++g) {
+        Gemm gemm{};
+        gemm.format = matrix.format;
+        gemm.taps = weights.taps;
+        gemm.planes = weights.planes;
+        gemm.offsets = taps.offsets;
+        gemm.input = taps.data + weights.first[g] * taps.pitch;
+        gemm.pitch = taps.pitch;
+        gemm.width = tile.width;
+        gemm.rows_per_group = 1;
+        if (sums.rows) {
+            gemm.weights = sums.group(g);
+            gemm.rows = sums.rows_per_group();
+            gemm.output = {tile.temporary, tile.width};
+            tile.kernels.gemm(gemm);
+        }
+        const int row = g * weights.rows_per_group();
+        const auto of_group = [row](const std::vector<float>& v) { return v.empty() ? nullptr : v.data() + row; };
+        gemm.weights = weights.group(g);
+        gemm.rows = weights.rows_per_group();
+        gemm.output = {y.words(row), y.pitch};
+        gemm.scale = of_group(matrix.scale);
+        gemm.bias = of_group(matrix.bias);
+        if (sums.rows) {
+            gemm.mid = of_group(matrix.mid);
+            gemm.sums = reinterpret_cast<const std::int32_t*>(tile.temporary);
+            gemm.rows_per_group = weights.rows / sums.rows;
+        }
+        tile.kernels.gemm(gemm);
+    }
+}
+
+std::size_t sums_words(const Matrix& matrix, int width) {
+    return matrix.sums.rows ? std::size_t(matrix.sums.rows_per_group()) * width : 0;
+}
+
+// The taps of neighbouring outputs are neighbours in the input: they are read where they lie.
+struct Product : Step {
+    Value x, y;
+    std::shared_ptr<const Matrix> matrix;
+    std::vector<std::ptrdiff_t> offsets;
+
+    void run(const Tile& tile) const override {
+        const Planes pixels = tile.at(x);
+        multiply(tile, *matrix, {pixels.data, pixels.pitch, offsets.data()}, tile.at(y));
+    }
+};
+
+// With a stride the inputs of each tap are collected first: [tap][plane][pixel].
+struct StridedProduct : Step {
+    Value x, y;
+    std::shared_ptr<const Matrix> matrix;
+    Convolution convolution;
+    std::size_t collected;  // place in `temporary`
+    std::ptrdiff_t pitch;
+    std::vector<std::ptrdiff_t> offsets;
+
+    void run(const Tile& tile) const override {
+        const int stride = convolution.stride;
+        Word* to = tile.temporary + collected;
+        for (int i = 0; i < convolution.kernel_height; ++i)
+            for (int j = 0; j < convolution.kernel_width; ++j) {
+                const Planes from = tile.pixel(x, std::ptrdiff_t{tile.y} * stride - convolution.padding + i,
+                                               std::ptrdiff_t{tile.x} * stride - convolution.padding + j);
+                for (int p = 0; p < x.planes; ++p, to += pitch) {
+                    const Word* words = from.words(p);
+                    for (int pixel = 0; pixel < tile.pixels; ++pixel) to[pixel] = words[pixel * stride];
+                }
+            }
+        multiply(tile, *matrix, {tile.temporary + collected, pitch, offsets.data()}, tile.at(y));
+    }
+};
+
+void check(const Checks& checks, const Value& x, const Value& y, const Matrix& matrix) {
+    checks.format(x, matrix.format);
+    checks.format(y, Format::f32);
+    checks.disjoint(x, y);
+    require(x.channels == matrix.weights.channels, "the weights are for another number of input channels");
+    require(y.channels == matrix.weights.rows, "the weights are for another number of output channels");
+}
+
+template <class Made>
+std::unique_ptr<Made> make(const Group& group, const Value& x, const Value& y, std::shared_ptr<const Matrix> matrix) {
+    auto step = std::make_unique<Made>();
+    step->x = x;
+    step->y = y;
+    step->temporary_words = sums_words(*matrix, group.tile_width());
+    step->matrix = std::move(matrix);
+    return step;
+}
+
+}  // namespace
+
+StepPointer make_gemm(Group& group, const Value& x, const Value& y, std::shared_ptr<const Matrix> matrix) {
+    Checks checks(group);
+    check(checks, x, y, *matrix);
+    require(matrix->weights.taps == 1, "a 1x1 product takes weights of one tap");
+    checks.reads(x);
+    checks.writes(y);
+    auto step = make<Product>(group, x, y, std::move(matrix));
+    step->offsets = {0};
+    return step;
+}
+
+StepPointer make_conv2d(Group& group, const Value& x, const Value& y, std::shared_ptr<const Matrix> matrix,
+                        Convolution c) {
+    Checks checks(group);
+    checks.domain(Domain::rows);
+    check(checks, x, y, *matrix);
+    require(c.kernel_height >= 1 && c.kernel_height <= 1024 && c.kernel_width >= 1 && c.kernel_width <= 1024,
+            "the kernel must be 1..1024");
+    require(c.stride >= 1 && c.stride <= 1024, "the stride must be 1..1024");
+    require(c.padding >= 0 && c.padding <= x.border, "the padding must lie within the border of the map");
+    require(matrix->weights.taps == c.kernel_height * c.kernel_width, "the weights are for another kernel");
+    const int rows = x.height + 2 * c.padding - c.kernel_height, columns = x.width + 2 * c.padding - c.kernel_width;
+    require(rows >= 0 && columns >= 0, "the map is smaller than the kernel");
+    require(rows / c.stride + 1 == group.height && columns / c.stride + 1 == group.width,
+            "the output is not of the size of the group");
+    checks.reads_elsewhere(x);
+    checks.writes(y);
+
+    if (c.stride == 1) {
+        auto step = make<Product>(group, x, y, std::move(matrix));
+        for (int i = -c.padding; i < c.kernel_height - c.padding; ++i)
+            for (int j = -c.padding; j < c.kernel_width - c.padding; ++j) step->offsets.push_back(i * x.row + j);
+        return step;
+    }
+    auto step = make<StridedProduct>(group, x, y, std::move(matrix));
+    step->convolution = c;
+    step->collected = step->temporary_words;
+    step->pitch = group.tile_width();
+    const int taps = c.kernel_height * c.kernel_width;
+    for (int tap = 0; tap < taps; ++tap) step->offsets.push_back(std::ptrdiff_t{tap} * x.planes * step->pitch);
+    step->temporary_words += std::size_t(taps) * x.planes * step->pitch;
+    return step;
+}
+
+}  // namespace bitsr

@@ -1,0 +1,75 @@
+// How steps are made.  Every function checks its arguments completely, notes in the group which maps the step touches,
+// and throws std::invalid_argument before anything could go wrong at run time.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/group.hpp"
+#include "engine/matrix.hpp"
+
+namespace bitsr {
+
+// io.cpp
+StepPointer make_input(Group&, const Value& y, const Shape& picture);
+StepPointer make_output(Group&, const Value& x, const Shape& picture);
+
+// windows.cpp
+StepPointer make_gather(Group&, const Value& x, const Value& y);
+StepPointer make_scatter(Group&, const Value& x, const Value& y);
+
+// fill_border.cpp
+StepPointer make_fill_border(Group&, const Value& x);
+
+// product.cpp
+StepPointer make_gemm(Group&, const Value& x, const Value& y, std::shared_ptr<const Matrix>);
+struct Convolution {
+    int kernel_height, kernel_width, stride, padding;
+};
+StepPointer make_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<const Matrix>, Convolution);
+
+// attention.cpp
+struct AttentionOptions {
+    int heads, window, shift;
+    float scale;
+    const float* bias;  // heads x tokens (of keys) x tokens (of queries)
+    int bias_heads, bias_keys, bias_queries;
+    Format scores, values;
+    std::optional<Quantizer> q, k, attention, v;
+};
+StepPointer make_attention(Group&, const Value& x, const Value& y, const AttentionOptions&);
+
+// pointwise.cpp
+using Numbers = std::vector<float>;
+StepPointer make_layer_norm(Group&, const Value& x, const Value& y, Numbers weight, Numbers bias, float eps);
+StepPointer make_activation(Group&, const Value& x, const Value& y, Function, float slope);
+StepPointer make_add(Group&, const Value& a, const Value& b, const Value& y);
+StepPointer make_multiply(Group&, const Value& a, const Value& b, const Value& y);
+StepPointer make_affine(Group&, const Value& x, const Value& y, Numbers scale, Numbers shift);
+
+// quantize.cpp
+StepPointer make_quantize(Group&, const Value& x, const Value& y, const Quantizer&);
+StepPointer make_to_bf16(Group&, const Value& x, const Value& y);
+StepPointer make_round(Group&, const Value& x, const Value& y, const Quantizer&);
+
+// copy.cpp
+StepPointer make_copy(Group&, const Value& x, const Value& y, int start, int to, int count);
+
+// pixel_shuffle.cpp
+StepPointer make_pixel_shuffle(Group&, const Value& x, const Value& y, int factor);
+
+// resample.cpp: `taps` rows of `size` numbers
+struct Axis {
+    int taps, size;
+    const std::int32_t* index;
+    const float* weight;
+};
+StepPointer make_resample(Group&, const Value& x, const Value& y, const Axis& rows, const Axis& columns);
+
+// pool.cpp
+StepPointer make_max_pool(Group&, const Value& x, const Value& y, int kernel, int stride);
+enum class Statistic { mean, deviation };
+StepPointer make_global_pool(Group&, const Value& x, const Value& y, Statistic);
+
+}  // namespace bitsr

@@ -1,0 +1,85 @@
+// Maps to tiles of one window and back; the reference rolls and partitions whole maps instead
+// (bitsr.program.attention).  Window (wy, wx) of the map rolled by -shift holds the pixels
+// ((wy window + ty + shift) mod H, (wx window + tx + shift) mod W), so that rows of tokens are runs of words, in two
+// pieces where they wrap.
+#include <cstring>
+
+#include "engine/checks.hpp"
+#include "steps/steps.hpp"
+
+namespace bitsr {
+
+namespace {
+
+// Calls body(row, column, first token, tokens) for each run of pixels of a window.
+template <class Body>
+void for_runs(const Group& group, const Tile& tile, const Body& body) {
+    const int n = group.window;
+    const int column = (tile.x * n + group.shift) % group.width;
+    const int before_wrap = std::min(n, group.width - column);
+    for (int i = 0; i < n; ++i) {
+        const int row = (tile.y * n + i + group.shift) % group.height;
+        body(row, column, i * n, before_wrap);
+        if (before_wrap < n) body(row, 0, i * n + before_wrap, n - before_wrap);
+    }
+}
+
+void copy_planes(const Planes& from, const Planes& to, int planes, int count) {
+    const Word* x = from.data;
+    Word* y = to.data;
+    if (count == 8) {  // the window of most networks: copies of a constant size
+        for (int p = 0; p < planes; ++p, x += from.pitch, y += to.pitch) std::memcpy(y, x, 8 * sizeof(Word));
+    } else {
+        for (int p = 0; p < planes; ++p, x += from.pitch, y += to.pitch) std::memcpy(y, x, count * sizeof(Word));
+    }
+}
+
+// Of a group only what for_runs needs: the group itself is still being built.
+struct WindowStep : Step {
+    Value map, local;
+    Group group;
+};
+
+struct Gather : WindowStep {
+    void run(const Tile& tile) const override {
+        const Planes y = tile.at(local);
+        for_runs(group, tile, [&](int row, int column, int token, int count) {
+            copy_planes(tile.pixel(map, row, column), {y.data + token, y.pitch}, map.planes, count);
+        });
+    }
+};
+
+struct Scatter : WindowStep {
+    void run(const Tile& tile) const override {
+        const Planes x = tile.at(local);
+        for_runs(group, tile, [&](int row, int column, int token, int count) {
+            copy_planes({x.data + token, x.pitch}, tile.pixel(map, row, column), map.planes, count);
+        });
+    }
+};
+
+template <class Made>
+StepPointer make(Group& group, const Value& map, const Value& local, bool to_map) {
+    Checks checks(group);
+    checks.domain(Domain::windows);
+    checks.touches_window(map, to_map);
+    if (to_map)
+        checks.reads(local);
+    else
+        checks.writes(local);
+    checks.format(local, map.format);
+    checks.same_channels(local, map);
+    auto step = std::make_unique<Made>();
+    step->map = map;
+    step->local = local;
+    step->group = Group::of_windows(group.height, group.width, group.window, group.shift);
+    return step;
+}
+
+}  // namespace
+
+StepPointer make_gather(Group& group, const Value& x, const Value& y) { return make<Gather>(group, x, y, false); }
+
+StepPointer make_scatter(Group& group, const Value& x, const Value& y) { return make<Scatter>(group, y, x, true); }
+
+}  // namespace bitsr

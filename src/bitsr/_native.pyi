@@ -1,0 +1,189 @@
+"""The compiled engine: plans of steps for pictures of one size.  Absent where no C++ compiler built it.
+
+A plan has *values*, which are maps in one arena (shared by the threads of a run) or tile-local values in the scratch of
+each thread, and *groups* of steps that are worked on together, tile by tile: up to 64 pixels of a row, one window, or
+one plane.  Offsets and sizes count 32-bit words; a word holds one "f32", two "bf16" or four "u8" numbers of
+neighbouring channels.
+
+Everything is checked when it is added: ValueError says what is wrong, TypeError that an argument is of another type.  A
+map that a step writes may be used by other steps of its group only at the same pixels.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Format = Literal["f32", "bf16", "u8"]
+Floats = NDArray[np.float32]
+Quantizer = tuple[float, float, int]  # lower, step, the largest code
+
+TILE: int
+"""Pixels of a row that are worked on at a time."""
+
+def isas() -> list[str]:
+    """Instruction sets that this build and this processor have, best first."""
+
+def isa() -> str:
+    """The one in use: the best, or what the environment variable BITSR_ISA names (RuntimeError where that is none)."""
+
+def map_words(channels: int, height: int, width: int, format: Format, border: int) -> int:
+    """Words of a map with ``border`` pixels around it."""
+
+def tile_words(channels: int, width: int, format: Format) -> int:
+    """Words of a tile-local value of ``width`` pixels."""
+
+class Matrix:
+    """Weights of a layer, packed once for the instruction set in use; plans share them."""
+
+    def __init__(
+        self,
+        weights: NDArray[np.int8] | Floats,
+        format: Format,
+        scale: Floats | None = None,
+        bias: Floats | None = None,
+        mid: Floats | None = None,
+        sums: NDArray[np.int8] | None = None,
+        groups: int = 1,
+    ) -> None:
+        """``weights`` is (rows, taps, channels): int8 for "u8", float32 otherwise; ``channels`` are those that one row
+        sees, and row n belongs to group n // (rows // groups) of the input's channels.
+
+        y = scale[n] * acc + mid[n] * r + bias[n].  r is the sum of the codes that ``sums`` (S, taps, channels) selects
+        with 1: row n // (rows // S) of it.  "u8" needs ``scale``; ``mid`` and ``sums`` go together.
+        """
+
+class Plan:
+    def __init__(
+        self,
+        arena_words: int,
+        scratch_words: int,
+        input_shape: tuple[int, int, int],
+        output_shape: tuple[int, int, int],
+    ) -> None:
+        """``scratch_words`` are those of one thread; shapes are (height, width, channels)."""
+
+    @property
+    def arena_bytes(self) -> int: ...
+    def map(self, channels: int, height: int, width: int, format: Format, border: int, fill: int, offset: int) -> int:
+        """A value in the arena; returns its id.  ``fill`` is the word that fill_border puts around it."""
+
+    def local(self, channels: int, width: int, format: Format, offset: int) -> int:
+        """A value of tiles of ``width`` pixels, in the scratch; returns its id."""
+
+    def rows(self, height: int, width: int) -> None:
+        """Begins a group whose tiles are up to 64 pixels of a row; local values have min(64, width) pixels."""
+
+    def windows(self, height: int, width: int, window: int, shift: int) -> None:
+        """Begins a group whose tiles are windows of the map rolled by -shift; local values have window ** 2 pixels."""
+
+    def channels(self, count: int) -> None:
+        """Begins a group whose tiles are planes: for global_pool."""
+
+    def input(self, y: int) -> None:
+        """The picture of the run."""
+
+    def output(self, x: int) -> None:
+        """To the picture that the run gives."""
+
+    def gather(self, x: int, y: int) -> None:
+        """The window's pixels of map x to the local value y."""
+
+    def scatter(self, x: int, y: int) -> None:
+        """The local value x to the window's pixels of map y."""
+
+    def fill_border(self, x: int) -> None:
+        """In a rows group of the size of map x, after what wrote it."""
+
+    def gemm(self, x: int, y: int, matrix: Matrix) -> None:
+        """A linear layer or 1x1 convolution; y is "f32"."""
+
+    def conv2d(self, x: int, y: int, matrix: Matrix, kernel_h: int, kernel_w: int, stride: int, padding: int) -> None:
+        """Of a map whose border is at least ``padding``, in a rows group of the size of the output."""
+
+    def attention(
+        self,
+        x: int,
+        y: int,
+        heads: int,
+        window: int,
+        shift: int,
+        scale: float,
+        bias: Floats,
+        scores: Format,
+        values: Format,
+        q: Quantizer | None,
+        k: Quantizer | None,
+        attention: Quantizer | None,
+        v: Quantizer | None,
+    ) -> None:
+        """Inside the window; x has the queries, keys and values of y's channels.  ``bias`` is (heads, tokens of keys,
+        tokens of queries); ``scores`` and ``values`` say what both products multiply."""
+
+    def layer_norm(self, x: int, y: int, weight: Floats, bias: Floats, eps: float) -> None:
+        """Over the channels of each pixel, biased variance."""
+
+    def activation(
+        self, x: int, y: int, function: Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "clip"], slope: float
+    ) -> None: ...
+    def add(self, a: int, b: int, y: int) -> None: ...
+    def multiply(self, a: int, b: int, y: int) -> None:
+        """b is of y's shape, a 1 x 1 map of as many channels, or of one channel."""
+
+    def affine(self, x: int, y: int, scale: Floats, shift: Floats) -> None:
+        """x * scale + shift, each one number or one per channel."""
+
+    def quantize(self, x: int, y: int, lower: float, step: float, levels: int) -> None:
+        """clip(rint((x - lower) / step), 0, levels), "f32" to "u8"."""
+
+    def to_bf16(self, x: int, y: int) -> None: ...
+    def round(self, x: int, y: int, lower: float, step: float, levels: int) -> None:
+        """To the quantizer's levels, still "f32"."""
+
+    def copy(self, x: int, y: int, start: int, to: int, count: int) -> None:
+        """Channels start .. start + count - 1 of x to channels to .. of y; x may be a larger map (a crop)."""
+
+    def pixel_shuffle(self, x: int, y: int, factor: int) -> None:
+        """Of a map, in a rows group of the size of the output."""
+
+    def resample(
+        self,
+        x: int,
+        y: int,
+        row_index: NDArray[np.int32],
+        row_weight: Floats,
+        column_index: NDArray[np.int32],
+        column_weight: Floats,
+    ) -> None:
+        """Of a map, in a rows group of the size of the output; arrays are (taps, rows) and (taps, columns)."""
+
+    def max_pool(self, x: int, y: int, kernel: int, stride: int) -> None:
+        """Of a map, without padding, in a rows group of the size of the output."""
+
+    def global_pool(self, x: int, y: int, statistic: Literal["mean", "std"]) -> None:
+        """Of a map to a map of 1 x 1 pixels, in a channels group."""
+
+    def run(self, input: Floats, output: Floats, threads: int) -> None:
+        """Reads and writes C-contiguous arrays of the plan's shapes on up to ``threads`` (1..256) threads, this one
+        among them.  Releases the GIL; any number of runs may be under way.  The plan can then no longer be changed."""
+
+class Speed:
+    """How fast a kernel is: ``rate`` of ``peak``, both in 1e9 ``unit`` per second; ``share`` is their ratio."""
+
+    @property
+    def kernel(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def shape(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def peak(self) -> float: ...
+    @property
+    def share(self) -> float: ...
+
+def benchmark_kernels(isa: str, repetitions: int) -> list[Speed]:
+    """The kernels of one instruction set on one thread; RuntimeError for one that this machine does not have."""
