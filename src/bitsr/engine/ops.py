@@ -1,0 +1,64 @@
+"""The engine's own small language: values in the formats of the kernels, and what writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Format = Literal["f32", "bf16", "u8"]
+CHANNELS_PER_WORD: dict[Format, int] = {"f32": 1, "bf16": 2, "u8": 4}
+
+IN_PLACE = {"activation", "add", "multiply", "affine", "round"}  # kinds that may write over what they read
+
+
+@dataclass(eq=False)
+class Value:
+    """A map of ``height`` x ``width`` pixels.
+
+    ``border`` pixels around it, for the convolutions that read it, hold ``fill``: a word of four codes, or 0.
+    """
+
+    name: str
+    format: Format
+    channels: int
+    height: int
+    width: int
+    border: int = 0
+    fill: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def layout(self) -> tuple[Any, ...]:
+        """Values of one layout have the same pixels at the same places."""
+        return self.format, self.channels, self.height, self.width, self.border
+
+
+@dataclass(eq=False)
+class Op:
+    """One call of the native plan: the method ``kind`` with the values' numbers and then ``parameters``.
+
+    Attributes:
+        output: None for "output" and "fill_border", which write no new value.
+        elsewhere: those inputs that are read at other pixels than the one being written: they must be complete before.
+    """
+
+    kind: str
+    inputs: tuple[Value, ...]
+    output: Value | None
+    parameters: tuple[Any, ...] = ()
+    elsewhere: tuple[Value, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what is written."""
+        return (self.output or self.inputs[0]).size
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Ops in an order in which they can run.  Nothing in it is unused."""
+
+    ops: tuple[Op, ...]

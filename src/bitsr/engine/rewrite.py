@@ -1,0 +1,239 @@
+"""Steps of a program become ops of the engine: every quantizer and every change of format is an op of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitsr.engine.matrices import product_format
+from bitsr.engine.ops import Format, Graph, Op, Value
+from bitsr.program import steps
+from bitsr.program.attention import relative_positions
+from bitsr.program.maps import reflection, resize_taps
+from bitsr.program.program import Program
+from bitsr.program.shapes import Shape
+from bitsr.program.steps import PackedWeight, Quantizer, Step
+
+CODES = 0x01010101  # times a code: a word of four
+
+
+def rewrite(program: Program, shapes: Mapping[str, Shape], matrices: Mapping[str, Any], floating: Format) -> Graph:
+    """The ops of ``program`` for maps of ``shapes``.
+
+    ``matrices`` holds the native matrix of each layer by the name of its output; ``floating`` is the format in which
+    what is not integer is multiplied.
+    """
+    rewriter = Rewriter(program, shapes, matrices, floating)
+    for step in program.steps:
+        REWRITES[type(step)](rewriter, step)
+    rewriter.ops.append(Op("output", (rewriter.maps[program.output],), None))
+    ops = _used(rewriter.ops)
+    for op in ops:
+        if op.kind == "conv2d":
+            *_, padding = op.parameters
+            op.inputs[0].border = max(op.inputs[0].border, padding)
+    return Graph(ops)
+
+
+class Rewriter:
+    """Ops so far, and the value of each map of the program; steps that change nothing only give it another name."""
+
+    def __init__(
+        self, program: Program, shapes: Mapping[str, Shape], matrices: Mapping[str, Any], floating: Format
+    ) -> None:
+        self.program, self.shapes, self.matrices, self.floating = program, shapes, matrices, floating
+        self.ops: list[Op] = []
+        self.maps: dict[str, Value] = {}
+        self._shared: dict[tuple[Any, ...], Value] = {}
+        self.emit("input", program.input)
+
+    def emit(self, kind: str, name: str, *inputs: Value, parameters: tuple[Any, ...] = (), elsewhere: bool = False):  # noqa: ANN201
+        """Append the op that makes the map ``name``."""
+        height, width, channels = self.shapes[name]
+        self.maps[name] = value = Value(name, "f32", channels, height, width)
+        self.ops.append(Op(kind, inputs, value, parameters, inputs if elsewhere else ()))
+
+    def rename(self, step: Any) -> None:
+        """The step gives what it reads."""
+        self.maps[step.output] = self.maps[step.x]
+
+    def derived(self, kind: str, x: Value, format: Format, *parameters: Any, key: Any = None) -> Value:
+        """``x`` after a pointwise op, which steps that need the same share; ``key`` stands for arrays among what they
+        need."""
+        shared = (kind, x, key if key is not None else parameters)
+        if shared not in self._shared:
+            value = Value(f"{kind} {x.name}", format, x.channels, x.height, x.width)
+            self.ops.append(Op(kind, (x,), value, parameters))
+            self._shared[shared] = value
+        return self._shared[shared]
+
+    def operand(self, step: steps.Linear | steps.Conv2d) -> Value:
+        """What the layer's matrix is multiplied with."""
+        x, quantizer = self.maps[step.x], step.quantizer
+        if step.input_scale is not None:
+            scale = self.program.tensor(step.input_scale)
+            x = self.derived("affine", x, "f32", scale, np.zeros(1, np.float32), key=step.input_scale)
+        format = product_format(step, self.floating)
+        if quantizer is not None:
+            x = self.derived("quantize" if format == "u8" else "round", x, "u8" if format == "u8" else "f32",
+                             *_numbers(quantizer))  # fmt: skip
+        return self.derived("to_bf16", x, "bf16") if format == "bf16" else x
+
+
+# ---- layers and attention -------------------------------------------------------------------------------------------
+
+
+def _linear(to: Rewriter, step: steps.Linear) -> None:
+    to.emit("gemm", step.output, to.operand(step), parameters=(to.matrices[step.output],))
+
+
+def _conv2d(to: Rewriter, step: steps.Conv2d) -> None:
+    weight = step.weight.codes if isinstance(step.weight, PackedWeight) else step.weight
+    kernel = to.program.tensors[weight].shape[1:3]
+    x, matrix = to.operand(step), to.matrices[step.output]
+    if kernel == (1, 1) and step.stride == 1 and step.padding == 0:
+        to.emit("gemm", step.output, x, parameters=(matrix,))
+        return
+    if step.padding and step.quantizer is not None and x.format == "u8":
+        x.fill = step.quantizer.zero * CODES
+    parameters = (matrix, *kernel, step.stride, step.padding)
+    to.emit("conv2d", step.output, x, parameters=parameters, elsewhere=True)
+
+
+def _attention(to: Rewriter, step: steps.WindowAttention) -> None:
+    table = to.program.tensor(step.bias_table)
+    bias = np.ascontiguousarray(table[relative_positions(step.window)].transpose(2, 1, 0))  # heads, keys, queries
+    scores: Format = "u8" if step.q is not None and step.k is not None else to.floating
+    values: Format = "u8" if step.attention is not None and step.v is not None else to.floating
+    quantizers = (None if q is None else _numbers(q) for q in (step.q, step.k, step.attention, step.v))
+    parameters = (step.heads, step.window, step.shift, step.scale, bias, scores, values, *quantizers)
+    to.emit("attention", step.output, to.maps[step.qkv], parameters=parameters)
+
+
+# ---- steps of single pixels -----------------------------------------------------------------------------------------
+
+
+def _layer_norm(to: Rewriter, step: steps.LayerNorm) -> None:
+    parameters = (to.program.tensor(step.weight), to.program.tensor(step.bias), step.eps)
+    to.emit("layer_norm", step.output, to.maps[step.x], parameters=parameters)
+
+
+def _activation(to: Rewriter, step: steps.Activation) -> None:
+    to.emit("activation", step.output, to.maps[step.x], parameters=(step.function, step.slope))
+
+
+def _add(to: Rewriter, step: steps.Add) -> None:
+    to.emit("add", step.output, to.maps[step.a], to.maps[step.b])
+
+
+def _mul(to: Rewriter, step: steps.Mul) -> None:
+    whole, part = to.maps[step.a], to.maps[step.b]
+    if to.shapes[step.a] != to.shapes[step.output]:
+        whole, part = part, whole
+    to.emit("multiply", step.output, whole, part)
+    if part.size != whole.size:
+        to.ops[-1].elsewhere = (part,)
+
+
+def _affine(to: Rewriter, step: steps.Affine) -> None:
+    parameters = tuple(np.array(value, np.float32).reshape(-1) for value in (step.scale, step.shift))
+    to.emit("affine", step.output, to.maps[step.x], parameters=parameters)
+
+
+def _concat(to: Rewriter, step: steps.Concat) -> None:
+    if len(step.inputs) == 1:
+        to.maps[step.output] = to.maps[step.inputs[0]]
+    else:
+        to.emit("concat", step.output, *(to.maps[name] for name in step.inputs))
+
+
+def _slice(to: Rewriter, step: steps.Slice) -> None:
+    if step.stop - step.start == to.maps[step.x].channels:
+        to.rename(step)
+    else:
+        parameters = (step.start, 0, step.stop - step.start)
+        to.emit("copy", step.output, to.maps[step.x], parameters=parameters)
+
+
+# ---- steps that move pixels -----------------------------------------------------------------------------------------
+
+
+def _pixel_shuffle(to: Rewriter, step: steps.PixelShuffle) -> None:
+    to.emit("pixel_shuffle", step.output, to.maps[step.x], parameters=(step.factor,), elsewhere=True)
+
+
+def _resize(to: Rewriter, step: steps.Resize) -> None:
+    old, new = to.maps[step.x].size, to.shapes[step.output][:2]
+    taps = [resize_taps(*sizes, step.mode) for sizes in zip(old, new, strict=True)]
+    _resample(to, step, *(_axis(*zip(*axis, strict=True)) for axis in taps))
+
+
+def _pad(to: Rewriter, step: steps.Pad) -> None:
+    old, new = to.maps[step.x].size, to.shapes[step.output][:2]
+    _resample(to, step, *(_axis([reflection(*sizes)], [np.ones(sizes[1])]) for sizes in zip(old, new, strict=True)))
+
+
+def _resample(to: Rewriter, step: steps.Pad | steps.Resize, *axes: tuple[NDArray[Any], ...]) -> None:
+    if to.shapes[step.output] == to.shapes[step.x]:  # each pixel has its own weight alone: 1
+        to.rename(step)
+    else:
+        to.emit("resample", step.output, to.maps[step.x], parameters=(*axes[0], *axes[1]), elsewhere=True)
+
+
+def _axis(indices: Any, weights: Any) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """taps x size"""
+    return np.array(indices, np.int32), np.array(weights, np.float32)
+
+
+def _crop(to: Rewriter, step: steps.Crop) -> None:
+    if to.shapes[step.output] == to.shapes[step.x]:
+        to.rename(step)
+    else:
+        x = to.maps[step.x]
+        to.emit("copy", step.output, x, parameters=(0, 0, x.channels), elsewhere=True)
+
+
+def _max_pool(to: Rewriter, step: steps.MaxPool) -> None:
+    to.emit("max_pool", step.output, to.maps[step.x], parameters=(step.kernel, step.stride), elsewhere=True)
+
+
+def _global_pool(to: Rewriter, step: steps.GlobalPool) -> None:
+    to.emit("global_pool", step.output, to.maps[step.x], parameters=(step.statistic,), elsewhere=True)
+
+
+REWRITES: dict[type[Step], Callable[[Rewriter, Any], None]] = {
+    steps.Linear: _linear,
+    steps.Conv2d: _conv2d,
+    steps.WindowAttention: _attention,
+    steps.LayerNorm: _layer_norm,
+    steps.Activation: _activation,
+    steps.Add: _add,
+    steps.Mul: _mul,
+    steps.Affine: _affine,
+    steps.Concat: _concat,
+    steps.Slice: _slice,
+    steps.PixelShuffle: _pixel_shuffle,
+    steps.Resize: _resize,
+    steps.MaxPool: _max_pool,
+    steps.GlobalPool: _global_pool,
+    steps.Pad: _pad,
+    steps.Crop: _crop,
+}
+
+
+def _numbers(quantizer: Quantizer) -> tuple[float, float, int]:
+    return quantizer.lower, quantizer.step, quantizer.levels
+
+
+def _used(ops: list[Op]) -> tuple[Op, ...]:
+    """Without those whose values nothing reads."""
+    needed: set[Value] = set()
+    kept = []
+    for op in reversed(ops):
+        if op.output is None or op.output in needed:
+            needed |= set(op.inputs)
+            kept.append(op)
+    return tuple(reversed(kept))

@@ -1,0 +1,186 @@
+"""What the engine puts together and where it keeps it; needs no native engine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitsr.engine.groups import Group, partition
+from bitsr.engine.memory import Memory, place
+from bitsr.engine.ops import CHANNELS_PER_WORD, Value
+from bitsr.engine.rewrite import rewrite
+from bitsr.program import steps
+from bitsr.program.program import Program
+from bitsr.program.shapes import map_shapes
+from bitsr.program.steps import PackedWeight, Quantizer
+from engine_programs import program_of
+from random_programs import random_program
+
+GRID = Quantizer(4, -1.0, 0.125)
+
+
+def words(channels: int, height: int, width: int, format: Any, border: int) -> int:
+    return -(-channels // CHANNELS_PER_WORD[format]) * (height + 2 * border) * (width + 2 * border)
+
+
+SIZES = SimpleNamespace(TILE=64, map_words=words, tile_words=lambda c, w, f: words(c, 1, w, f, 0))
+
+
+def groups_of(program: Program, height: int, width: int, fuse: bool = True, floating: Any = "f32") -> list[Group]:
+    layers = {step.output: None for step in program.steps}
+    return partition(rewrite(program, map_shapes(program, height, width), layers, floating), fuse)
+
+
+def kinds(groups: list[Group]) -> list[list[str]]:
+    return [[op.kind for op in group.ops] for group in groups]
+
+
+def layer(kind: Any, output: str, x: str, shape: tuple[int, ...], **fields: Any) -> tuple[Any, dict[str, Any]]:
+    """A quantized layer and its tensors."""
+    tensors = {f"{output}.c": np.zeros(shape, np.uint8), f"{output}.s": np.ones(shape[0], np.float32)}
+    weight = PackedWeight(f"{output}.c", f"{output}.s", 4)
+    return kind(output, x, weight, quantizer=GRID, **fields), tensors
+
+
+def block(x: str, name: str, shift: int) -> tuple[list[Any], dict[str, Any]]:
+    """A transformer block of 12 channels and 2 heads in windows of 4 that reads the map ``x``; it makes ``name``."""
+    n = [f"{name}.{i}" for i in range(9)]
+    tensors: dict[str, Any] = {"one": np.ones(12, np.float32), "table": np.zeros((49, 2), np.float32)}
+    made = []
+    for step in (
+        steps.LayerNorm(n[0], x, "one", "one"),
+        layer(steps.Linear, n[1], n[0], (36, 12)),
+        steps.WindowAttention(n[2], n[1], "table", 2, 4, shift, 0.4, GRID, GRID, GRID, GRID),
+        layer(steps.Linear, n[3], n[2], (12, 12)),
+        steps.Add(n[4], x, n[3]),
+        steps.LayerNorm(n[5], n[4], "one", "one"),
+        layer(steps.Linear, n[6], n[5], (24, 12)),
+        steps.Activation(n[7], n[6], "gelu"),
+        layer(steps.Linear, n[8], n[7], (12, 24)),
+        steps.Add(name, n[4], n[8]),
+    ):
+        step, more = step if isinstance(step, tuple) else (step, {})
+        made.append(step)
+        tensors |= more
+    return made, tensors
+
+
+FUSED_BLOCK = [
+    "gather", "layer_norm", "quantize", "gemm", "attention", "quantize", "gemm", "add", "layer_norm", "quantize",
+    "gemm", "activation", "quantize", "gemm", "add",
+]  # fmt: skip
+
+
+def two_blocks() -> Program:
+    first, tensors = block("input", "a", 0)
+    second, more = block("a", "b", 2)
+    conv, most = layer(steps.Conv2d, "y", "b", (12, 3, 3, 12), padding=1)
+    end = steps.Add("z", "y", "input")
+    return program_of(12, *first, *second, conv, end, **(tensors | more | most))
+
+
+def test_a_transformer_block_is_one_group() -> None:
+    assert kinds(groups_of(two_blocks(), 8, 12)) == [
+        ["input"],
+        [*FUSED_BLOCK, "scatter"],
+        [*FUSED_BLOCK, "quantize", "scatter"],  # only the codes for the convolution leave it
+        ["fill_border"],
+        ["conv2d", "add", "output"],
+    ]
+
+
+def test_a_block_writes_over_the_map_that_it_was_the_last_to_read() -> None:
+    first, tensors = block("start", "a", 0)
+    second, more = block("a", "b", 2)
+    program = program_of(12, steps.Affine("start", "input", 2.0), *first, *second, **(tensors | more))
+    memory = place(groups_of(program, 64, 64), SIZES)
+    residual = {value.name: offset for value, offset in memory.maps.items()}
+    assert residual == dict.fromkeys(("start", "a", "b"), 0)
+    assert memory.arena_words == words(12, 64, 64, "f32", 0)
+
+
+def test_without_fusion_every_op_is_alone() -> None:
+    program = two_blocks()
+    moving = {"gather", "scatter", "fill_border"}
+    groups = groups_of(program, 8, 12, fuse=False)
+    assert all(len([kind for kind in group if kind not in moving]) <= 1 for group in kinds(groups))
+    assert [k for k in kinds(groups) if "attention" in k] == [["gather", "attention", "scatter"]] * 2
+
+
+def test_convolutions_take_along_what_follows_them() -> None:
+    conv, tensors = layer(steps.Conv2d, "a", "input", (8, 3, 3, 4), padding=1)
+    last, more = layer(steps.Conv2d, "y", "rest", (4, 3, 3, 6), padding=1)
+    program = program_of(
+        4, conv, steps.Activation("b", "a", "relu"), steps.Slice("kept", "b", 0, 2), steps.Slice("rest", "b", 2, 8),
+        last, steps.Concat("both", ("kept", "y")), steps.GlobalPool("mean", "both", "mean"),
+        steps.Mul("gated", "both", "mean"), **tensors, **more,
+    )  # fmt: skip
+    assert kinds(groups_of(program, 5, 7)) == [
+        ["input", "quantize", "fill_border"],
+        ["conv2d", "activation", "copy", "copy", "quantize", "fill_border"],
+        ["conv2d", "concat"],
+        ["global_pool"],
+        ["multiply", "output"],
+    ]
+
+
+def test_products_of_floats_are_bf16_where_that_is_asked_for() -> None:
+    tensors = {"w": np.ones((4, 3, 3, 4), np.float32), "v": np.ones((4, 4), np.float32)}
+    made = steps.Conv2d("a", "input", "w", padding=1), steps.Linear("y", "a", "v", quantizer=GRID)
+    groups = groups_of(program_of(4, *made, **tensors), 5, 7, floating="bf16")
+    assert kinds(groups) == [
+        ["input", "to_bf16", "fill_border"],
+        ["conv2d", "round", "to_bf16", "gemm", "output"],
+    ]
+
+
+def test_what_changes_nothing_and_what_nobody_reads_is_left_out() -> None:
+    made = (
+        steps.Pad("a", "input", 4), steps.Resize("b", "a", "bicubic", 1), steps.Slice("c", "b", 0, 4),
+        steps.Concat("d", ("c",)), steps.Conv2d("unused", "d", "w", padding=1), steps.Crop("y", "d", "input"),
+    )  # fmt: skip
+    assert kinds(groups_of(program_of(4, *made, w=np.ones((4, 3, 3, 4), np.float32)), 8, 8)) == [["input", "output"]]
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("seed", range(20))
+def test_no_two_values_that_are_needed_at_once_share_memory(seed: int, fuse: bool) -> None:
+    program, x = random_program(seed, quantized=True)
+    groups = groups_of(program, *x.shape[:2], fuse=fuse)
+    memory = place(groups, SIZES)
+    for value in memory.maps:
+        assert memory.maps[value] + map_size(value) <= memory.arena_words
+    check_contents(groups, memory)
+
+
+def map_size(v: Value) -> int:
+    return words(v.channels, v.height, v.width, v.format, v.border)
+
+
+def check_contents(groups: list[Group], memory: Memory) -> None:
+    """Run the ops in thought: whatever is read is still what was written there last."""
+    arena: dict[Value, tuple[int, int]] = {}
+    for group in groups:
+        scratch: dict[Value, tuple[int, int]] = {}
+        before = dict(arena)
+        for op in group.ops:
+            for x in op.inputs:
+                assert x in arena or x in scratch
+                assert x in before or x not in op.elsewhere
+            if (made := op.output) is None:
+                continue
+            where = arena if made in memory.maps else scratch
+            start = memory.maps[made] if made in memory.maps else memory.locals[made]
+            size = map_size(made) if made in memory.maps else words(
+                made.channels, 1, memory.widths[made], made.format, 0
+            )  # fmt: skip
+            for other, (first, last) in list(where.items()):
+                if first < start + size and start < last:
+                    assert other not in op.inputs or (other.layout == made.layout and other not in op.elsewhere)
+                    del where[other]
+            where[made] = (start, start + size)
+        for op in group.ops:  # other tiles are not done yet when the first one writes
+            assert all(x in arena for x in op.elsewhere)

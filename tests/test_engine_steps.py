@@ -1,0 +1,264 @@
+"""Every kind of step on the native engine, alone, against the interpreter; for the instruction set of this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("bitsr._native", reason="the native engine was not built")
+
+from bitsr.engine.engine import Engine  # noqa: E402
+from bitsr.engine.rewrite import REWRITES  # noqa: E402
+from bitsr.program import steps  # noqa: E402
+from bitsr.program.reference import run  # noqa: E402
+from bitsr.program.steps import PackedWeight, Quantizer  # noqa: E402
+from engine_programs import any_program, compare, program_of, random_map, relative_rms  # noqa: E402, F401
+from random_programs import random_program  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("any_program")
+
+SIZES = [(1, 1), (1, 7), (5, 3), (3, 65), (9, 131)]
+X: dict[str, Any] = {"output": "y", "x": "input"}
+
+
+def test_every_step_is_known() -> None:
+    assert set(REWRITES) == set(steps.STEPS.values())
+
+
+# ---- steps of one map -----------------------------------------------------------------------------------------------
+
+ONE_MAP = {
+    **{name: steps.Activation(**X, function=name) for name in ("relu", "gelu", "sigmoid", "tanh", "clip")},  # type: ignore[arg-type]
+    "leaky_relu": steps.Activation(**X, function="leaky_relu", slope=0.2),
+    "leaky_relu beyond 1": steps.Activation(**X, function="leaky_relu", slope=1.5),
+    "affine": steps.Affine(**X, scale=3.0, shift=-0.5),
+    "affine per channel": steps.Affine(**X, scale=tuple(map(float, range(9))), shift=1.0),
+    "slice": steps.Slice(**X, start=2, stop=7),
+    "whole slice": steps.Slice(**X, start=0, stop=9),
+    "pixel shuffle": steps.PixelShuffle(**X, factor=3),
+    "mean": steps.GlobalPool(**X, statistic="mean"),
+    "std": steps.GlobalPool(**X, statistic="std"),
+    "pad": steps.Pad(**X, multiple=8),
+    "no pad": steps.Pad(**X, multiple=1),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ONE_MAP)
+def test_steps_of_one_map(name: str, size: tuple[int, int]) -> None:
+    compare(program_of(9, ONE_MAP[name]), random_map(*size, 9))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 60])
+def test_layer_norm(channels: int) -> None:
+    weight, bias = random_map(1, 1, channels, 1)[0, 0], random_map(1, 1, channels, 2)[0, 0]
+    step = steps.LayerNorm("y", "input", "w", "b", 1e-5)
+    compare(program_of(channels, step, w=weight, b=bias), 3 * random_map(4, 67, channels) + 1)
+
+
+def test_sums_products_and_concatenation() -> None:
+    split = steps.Slice("a", "input", 0, 5), steps.Slice("b", "input", 5, 10), steps.Slice("c", "input", 3, 4)
+    x = random_map(4, 70, 10)
+    compare(program_of(10, *split[:2], steps.Add("y", "a", "b")), x)
+    compare(program_of(10, steps.Add("y", "input", "input")), x)
+    compare(program_of(10, *split[:2], steps.Concat("y", ("a", "b", "input", "a"))), x)
+    compare(program_of(10, steps.Concat("y", ("input",))), x)
+    pooled = steps.GlobalPool("p", "a", "mean")
+    for made, part in ((split[:2], "b"), (split, "c"), ((split[0], pooled), "p")):
+        compare(program_of(10, *made, steps.Mul("y", "a", part)), x)
+        compare(program_of(10, *made, steps.Mul("y", part, "a")), x)
+    compare(program_of(10, pooled.__class__("p", "input", "std"), steps.Mul("y", "p", "input")), x[:1, :1])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("size", SIZES)
+def test_resize(size: tuple[int, int], mode: Any) -> None:
+    x = random_map(*size, 2)
+    for factor in (1, 2, 3):
+        compare(program_of(2, steps.Resize(**X, mode=mode, factor=factor)), x)
+    smaller = steps.Resize("s", "input", "nearest", 2), steps.MaxPool("z", "s", 2, 3)
+    compare(program_of(2, *smaller, steps.Resize(**X, mode=mode, like="z")), x)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (2, 2), (3, 1), (3, 2), (7, 3)])
+def test_max_pool(kernel: int, stride: int) -> None:
+    for size in ((7, 7), (8, 13), (21, 70)):
+        compare(program_of(3, steps.MaxPool(**X, kernel=kernel, stride=stride)), random_map(*size, 3))
+
+
+@pytest.mark.parametrize("size", [*SIZES, (2, 2)])
+def test_crop_undoes_padding(size: tuple[int, int]) -> None:
+    x = random_map(*size, 4)
+    padded = steps.Pad("p", "input", 8), steps.Affine("a", "p", 2.0)
+    compare(program_of(4, *padded, steps.Crop("y", "a", "input")), x)
+    compare(program_of(4, *padded, steps.PixelShuffle("s", "a", 2), steps.Crop("y", "s", "input", 2)), x)
+
+
+# ---- layers ---------------------------------------------------------------------------------------------------------
+
+CONVOLUTIONS = [  # kernel, stride, padding, groups, channels, filters
+    (1, 1, 0, 1, 3, 5), (1, 1, 2, 1, 3, 5), (3, 1, 1, 1, 3, 16), (5, 1, 2, 1, 6, 8), (3, 2, 0, 1, 8, 3),
+    (3, 2, 1, 2, 8, 6), (3, 1, 1, 8, 8, 16), (2, 2, 1, 4, 8, 8), ((1, 3), 1, 1, 1, 5, 4), (3, 1, 1, 5, 15, 10),
+    (1, 1, 0, 3, 9, 6), (7, 3, 20, 1, 2, 3), (3, 1, 1, 1, 60, 48),
+]  # fmt: skip
+
+
+def convolution(case: Any) -> tuple[tuple[int, ...], dict[str, int]]:
+    """Shape of the filters, and the fields of the step."""
+    kernel, stride, padding, groups, channels, filters = case
+    kh, kw = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    return (filters, kh, kw, channels // groups), {"stride": stride, "padding": padding, "groups": groups}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_convolution(case: Any) -> None:
+    (shape, fields), rng = convolution(case), np.random.default_rng(3)
+    weight, bias = rng.normal(size=shape).astype(np.float16), rng.normal(size=shape[0]).astype(np.float32)
+    for size in ((3, 3), (4, 9), (6, 133)):
+        step = steps.Conv2d(**X, weight="w", bias="b", **fields)
+        compare(program_of(case[4], step, w=weight, b=bias), random_map(*size, case[4]))
+
+
+@pytest.mark.parametrize("mid", [True, False])
+@pytest.mark.parametrize("bits", [(2, 3), (4, 4), (8, 8)])
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_integer_convolution_is_exact(case: Any, bits: tuple[int, int], mid: bool) -> None:
+    """Scales and steps are powers of two, so every output is an integer times one: no rounding may show."""
+    (shape, fields), rng, (w_bits, a_bits) = convolution(case), np.random.default_rng(3), bits
+    quantizer = Quantizer(a_bits, -0.25 * 2 ** (a_bits - 2), 0.25)
+    tensors = {"c": rng.integers(0, 2**w_bits, shape).astype(np.uint8), "s": np.full(shape[0], 2.0, np.float32)}
+    if mid:
+        tensors["m"] = (2.0 * rng.integers(-3, 4, shape[0])).astype(np.float32)
+    weight = PackedWeight("c", "s", w_bits, "m" if mid else None)
+    step = steps.Conv2d(**X, weight=weight, **fields, quantizer=quantizer)
+    for size in ((3, 3), (5, 70)):
+        program, x = program_of(case[4], step, **tensors), 5 * random_map(*size, case[4])
+        y = run(program, x)
+        assert np.abs(y).max() < 2**24 and (size == (3, 3) or np.ptp(y) > 0)
+        np.testing.assert_array_equal(Engine(program)(x), y)
+        np.testing.assert_array_equal(Engine(program, "bf16")(x), y)
+
+
+def test_integer_sums_beyond_whole_floats() -> None:
+    """The accumulators pass 2**24; they are still exact when they are rounded once."""
+    rng = np.random.default_rng(2)
+    x, codes = rng.random((4, 5, 300), dtype=np.float32), rng.integers(0, 256, (8, 3, 3, 300)).astype(np.uint8)
+    codes[0], x[1:4, 1:4] = 0, 1.0
+    step = steps.Conv2d(**X, weight=PackedWeight("c", "s", 8), padding=1, quantizer=Quantizer(8, 0.0, 2**-8))
+    program = program_of(300, step, c=codes, s=np.ones(8, np.float32))
+    np.testing.assert_array_equal(Engine(program)(x), run(program, x))
+
+
+def test_rounding_is_to_even_and_divides() -> None:
+    step = float(np.float32(1 / 3))
+    x = (np.float32(step) * np.arange(0, 8, 0.5, dtype=np.float32)).reshape(1, -1, 1)
+    linear = steps.Linear(**X, weight=PackedWeight("c", "s", 2), quantizer=Quantizer(3, 0.0, step))
+    program = program_of(1, linear, c=np.full((1, 1), 3, np.uint8), s=np.full(1, 1 / np.float32(step)))
+    np.testing.assert_array_equal(np.rint(Engine(program)(x)).ravel(), [0, 0, 1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6, 6, 7, 7])
+
+
+def test_codes_are_the_interpreters_for_all_kinds_of_numbers() -> None:
+    rng = np.random.default_rng(5)
+    for bits, step in ((8, 0.0078125), (8, 0.013), (4, 1e-7), (3, 3e7), (2, 1e-36)):
+        size = np.float32(step)
+        quantizer = Quantizer(bits, float(np.float32(-1.37) * size), float(size))
+        near_ties = (rng.integers(-3, 2**bits + 2, 4096) + 0.5 - 1.37 + rng.normal(0, 1e-6, 4096)) * size
+        x = near_ties.astype(np.float32).reshape(16, 256, 1)
+        linear = steps.Linear(**X, weight=PackedWeight("c", "s", 2), quantizer=quantizer)
+        program = program_of(1, linear, c=np.full((1, 1), 3, np.uint8), s=np.array([1 / size], np.float32))
+        np.testing.assert_array_equal(np.rint(Engine(program)(x)), np.rint(run(program, x)))
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("quantized", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_linear_with_either_operand_quantized(packed: bool, quantized: bool, scaled: bool) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=7).astype(np.float32) for name in "smb"}
+    tensors["i"] = rng.uniform(0.5, 2, 13).astype(np.float32)
+    if packed:
+        tensors["c"] = rng.integers(0, 16, (7, 13)).astype(np.uint8)
+    else:
+        tensors["w"] = rng.normal(size=(7, 13)).astype(np.float32)
+    weight = PackedWeight("c", "s", 4, "m") if packed else "w"
+    quantizer = Quantizer(4, -1.5, 0.25) if quantized else None
+    step = steps.Linear(**X, weight=weight, bias="b", quantizer=quantizer, input_scale="i" if scaled else None)
+    for size in SIZES:
+        compare(program_of(13, step, **tensors), random_map(*size, 13))
+
+
+def test_layers_that_read_the_same_map_share_its_codes() -> None:
+    quantizer, rng = Quantizer(4, -1.0, 0.125), np.random.default_rng(1)
+    tensors = {"c": rng.integers(0, 16, (4, 3, 3, 4)).astype(np.uint8), "s": np.ones(4, np.float32)}
+    made = [steps.Conv2d(f"y{p}", "input", PackedWeight("c", "s", 4), padding=p, quantizer=quantizer) for p in (1, 3)]
+    pooled = steps.MaxPool("z", "y3", 5, 1)
+    program = program_of(4, *made, pooled, steps.Add("y", "y1", "z"), **tensors)
+    kinds = [op.kind for group in Engine(program).groups(8, 9) for op in group.ops]
+    assert kinds.count("quantize") == kinds.count("fill_border") == 1
+    compare(program, random_map(8, 9, 4))
+
+
+# ---- attention ------------------------------------------------------------------------------------------------------
+
+OPERANDS: dict[str, dict[str, Quantizer]] = {
+    "float": {},
+    "8 bit": {
+        "q": Quantizer(8, -2.0, 1 / 64), "k": Quantizer(8, -2.5, 1 / 32), "attention": Quantizer(8, 0.0, 1 / 512),
+        "v": Quantizer(8, -3.0, 1 / 32),
+    },
+    "4 bit, attention from below 0": {
+        "q": Quantizer(4, -1.5, 0.25), "k": Quantizer(4, -2.25, 0.25), "attention": Quantizer(4, -0.0625, 1 / 64),
+        "v": Quantizer(4, -3.0, 0.375),
+    },
+    "symmetric q, 2 bit": {
+        "q": Quantizer(2, 0.0, 0.5), "k": Quantizer(2, -1.0, 0.75), "attention": Quantizer(2, 0.0, 0.125),
+        "v": Quantizer(2, 0.0, 0.5),
+    },
+    "scores alone": {"q": Quantizer(4, -1.5, 0.25), "k": Quantizer(4, -2.25, 0.25)},
+    "q and v alone": {"q": Quantizer(4, -1.5, 0.25), "v": Quantizer(4, -3.0, 0.375)},
+    "k and attention alone": {"k": Quantizer(8, -2.5, 1 / 32), "attention": Quantizer(8, 0.0, 1 / 512)},
+}  # fmt: skip
+WINDOWS = [  # window, shift, heads, channels of a head, height and width in windows
+    (4, 0, 2, 5, 2, 3), (4, 1, 3, 4, 5, 1), (4, 2, 1, 16, 1, 1), (7, 3, 3, 10, 2, 2), (5, 4, 2, 7, 2, 3),
+    (8, 4, 6, 10, 2, 2), (8, 0, 6, 10, 1, 2), (1, 0, 2, 3, 4, 5), (2, 1, 1, 1, 3, 3), (12, 6, 2, 5, 1, 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+@pytest.mark.parametrize("operands", OPERANDS)
+def test_window_attention(operands: str, case: tuple[int, ...]) -> None:
+    window, shift, heads, width, rows, columns = case
+    x = random_map(rows * window, columns * window, 3 * heads * width)
+    table = random_map(1, (2 * window - 1) ** 2, heads, 1)[0]
+    quantizers = OPERANDS[operands]
+    step = steps.WindowAttention("y", "input", "t", heads, window, shift, width**-0.5, **quantizers)
+    program = program_of(x.shape[2], step, t=table)
+    expected, ours, bf16 = run(program, x), Engine(program)(x), Engine(program, "bf16")(x)
+    span = max(np.ptp(expected), np.abs(expected).max())
+    # a softmax near the middle between two codes may get the other one
+    moved = np.abs(ours - expected) > 1e-5 * span
+    most = np.abs(x).max() * quantizers["attention"].step if "attention" in quantizers else 0
+    assert np.mean(moved) < 0.01 and np.abs(ours - expected).max() <= 2 * most + 1e-5 * span
+    assert relative_rms(bf16, expected) <= (
+        2**-7 if not quantizers or "v" in quantizers and "k" in quantizers else 0.05
+    )
+
+
+# ---- steps together -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [*range(24), 130, 151, 476])  # the last ones found faults once
+def test_random_programs(seed: int) -> None:
+    program, x = random_program(seed, quantized=False)
+    compare(program, x, 3e-5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_quantized_programs(seed: int) -> None:
+    """Codes may differ where the numbers before them are rounded differently, so few numbers may differ more."""
+    program, x = random_program(seed, quantized=True)
+    expected, fused = run(program, x), Engine(program)(x)
+    np.testing.assert_array_equal(Engine(program, fuse=False)(x, threads=3), fused)
+    assert relative_rms(fused, expected) < 0.01
