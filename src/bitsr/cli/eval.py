@@ -11,6 +11,7 @@ import bitsr
 from bitsr.cli.console import UsageError, counting, emit_json, human_bytes, print_table
 from bitsr.cli.models import BICUBIC, Opened, open_model
 from bitsr.errors import BitsrError
+from bitsr.runtime.backends import Backend
 
 
 def evaluate(
@@ -19,7 +20,7 @@ def evaluate(
     *,
     data: Annotated[str, arg(metavar="DIR[,DIR...]")],
     scale: Annotated[int | None, arg(metavar="N")] = None,
-    backend: Literal["auto", "reference", "torch"] = "auto",
+    backend: Backend = "auto",
     limit: Annotated[int | None, arg(metavar="N")] = None,
     device: Literal["cpu", "cuda"] = "cpu",
     threads: Annotated[int | None, arg(metavar="N")] = None,

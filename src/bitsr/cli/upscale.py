@@ -15,6 +15,7 @@ from bitsr.cli.console import UsageError, counting
 from bitsr.cli.models import is_packed, load_checkpoint, need_file
 from bitsr.data.pictures import SUFFIXES, list_pictures
 from bitsr.errors import ConfigError, PictureError
+from bitsr.runtime.backends import Backend
 from bitsr.runtime.images import Done, Failure, upscale_files
 
 
@@ -26,7 +27,7 @@ def upscale(
     model: Annotated[Path, arg(metavar="FILE")],
     tile: Annotated[str, arg(metavar="auto|N")] = "auto",
     threads: Annotated[int | None, arg(metavar="N")] = None,
-    backend: Literal["auto", "reference", "torch"] = "auto",
+    backend: Backend = "auto",
 ) -> int:
     """Upscale pictures; transparency, 16 bit, orientation and colour profile are kept.
 

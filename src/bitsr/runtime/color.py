@@ -16,6 +16,7 @@ from bitsr.descriptor import Descriptor
 MATRIX = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
 OFFSET = np.array([16.0, 128.0, 128.0])
 INVERSE = np.linalg.inv(MATRIX)
+ROWS = 64  # of a picture are rounded at a time
 
 
 def rgb_to_ycbcr(rgb: NDArray) -> NDArray[np.float32]:
@@ -44,9 +45,12 @@ def from_float(picture: NDArray[np.float32], dtype: DTypeLike) -> NDArray:
     """Inverse of `to_float`: clamped to [0, 1] and rounded to nearest for uint8 and uint16; untouched for float32."""
     kind = np.dtype(dtype)
     if kind.kind != "u":
-        return picture.astype(kind)
+        return picture.astype(kind, copy=False)
     highest = np.float32(256**kind.itemsize - 1)
-    return np.rint(np.clip(picture, 0, 1) * highest).astype(kind)
+    result = np.empty(picture.shape, kind)
+    for y in range(0, len(picture), ROWS):
+        result[y : y + ROWS] = np.rint(np.clip(picture[y : y + ROWS], 0, 1) * highest)
+    return result
 
 
 def to_network(

@@ -1,23 +1,38 @@
-"""How large a picture fits into memory: what a program holds per LR pixel, against what the machine has free."""
+"""How many pixels are run at a time: what a program holds per LR pixel, against what the machine has free.
+
+Networks that tiles do not change run in a modest amount of memory on the native engine, unless the tiles' overlap would
+cost much more work.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from bitsr.program.dataflow import maps_of, releases
 from bitsr.program.program import Program
 from bitsr.program.shapes import map_shapes
+from bitsr.runtime.tiles import overlap_of
 
 SHARE = 0.5  # of the free memory is used
 COPIES = 3  # of the maps that a step reads and writes, as its working space
+MODEST = 60 << 20  # bytes of the native engine's maps, for networks that may be tiled
+LEAST_CORE = 8  # side of a tile's core over its overlap, whatever that takes
 PROBE = 240  # side of the picture that is counted; a multiple of the usual windows
 
 
-def input_pixels_that_fit(program: Program) -> int:
-    """Number of LR pixels that one run of the program can take with half of the free memory."""
-    return max(1, int(SHARE * available_bytes() / bytes_per_pixel(program)))
+def input_pixels_that_fit(program: Program, arena_bytes: Callable[[int, int], int] | None = None) -> int:
+    """Number of LR pixels that one run of the program should take, with at most half of the free memory.
+
+    ``arena_bytes`` is the native engine's count for a picture of some height and width, where that engine runs.
+    """
+    each = bytes_per_pixel(program) if arena_bytes is None else arena_bytes(PROBE, PROBE) / PROBE**2
+    most = SHARE * available_bytes() / each
+    if arena_bytes is not None and program.descriptor.tiling != "global":
+        most = min(most, max(MODEST / each, ((LEAST_CORE + 2) * overlap_of(program.descriptor)) ** 2))
+    return max(1, int(most))
 
 
 def available_bytes() -> int:

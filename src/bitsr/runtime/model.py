@@ -26,7 +26,7 @@ class Model:
 
     Attributes:
         program: what is run.
-        backend: what runs it: "reference" (NumPy) or "torch".
+        backend: what runs it: "native", "native-bf16", "torch" or "reference" (NumPy).
         name: how it is called in tables: the file's name, else the network's.
         file_bytes: size on disk; None for a program that came from no file.
     """
@@ -63,13 +63,18 @@ class Model:
         descriptor = self.descriptor
         rgb, size = pad_to_minimum(to_float(lr), descriptor.min_size)
         x, side = to_network(rgb, descriptor)
-        out, tiling = run_tiled(self._run_checked, x, descriptor, tile, input_pixels_that_fit(self.program))
+        out, tiling = run_tiled(self._run_checked, x, descriptor, tile, self._pixels_that_fit())
         rgb = crop_to(from_network(out, side, descriptor), size, descriptor.scale)
-        return from_float(np.clip(rgb, 0, 1), lr.dtype), tiling
+        if lr.dtype == np.float32:  # in place where that is not the caller's own picture: pictures may be large
+            rgb = np.clip(rgb, 0, 1, out=None if np.may_share_memory(rgb, lr) else rgb)
+        return from_float(rgb, lr.dtype), tiling
 
     def upscale(self, path_in: str | Path, path_out: str | Path, tile: int | Literal["auto"] = "auto") -> Report:
         """Upscale a picture file, or a folder into another; see `bitsr.runtime.images.upscale_path`."""
         return upscale_path(self, Path(path_in), Path(path_out), tile)
+
+    def _pixels_that_fit(self) -> int:
+        return input_pixels_that_fit(self.program, getattr(self._run, "arena_bytes", None))
 
     def _run_checked(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         out = self._run(x)
@@ -88,9 +93,10 @@ class Model:
 def open(path: str | Path, *, backend: str = "auto", threads: int | None = None) -> Model:  # noqa: A001
     """Open a packed file.
 
-    ``backend`` is "reference" (the plain interpreter on NumPy), "torch" (the same on torch arrays) or "auto", the
-    fastest that is installed.  ``threads`` limits torch's CPU threads; NumPy takes those of its BLAS library
-    (OMP_NUM_THREADS).
+    ``backend`` is "native" (the engine in C++), "native-bf16" (the same, but what is not integer is multiplied in
+    bfloat16, which is less exact), "torch" (the plain interpreter on torch arrays), "reference" (on NumPy) or "auto",
+    the fastest that is installed.  ``threads`` limits the CPU threads of native (left out: all cores that the process
+    may use) and of torch; NumPy takes those of its BLAS library (OMP_NUM_THREADS).
 
     Raises `PackedFileError` for a file that is missing, damaged or of a newer version, `ConfigError` for an unknown
     backend.

@@ -72,7 +72,7 @@ def run_tiled(
     """Run ``network`` over the HxWxC map ``x``; returns the (H scale)x(W scale)xC result and how it came about.
 
     ``tile`` is the side of a tile's core in LR pixels (rounded up to the descriptor's ``multiple``).  "auto" runs the
-    picture whole if it has at most ``most_pixels``, else in the largest tiles of so many pixels with their overlap.
+    picture whole if it has at most ``most_pixels``, else in as few equal tiles as have, with their overlap, no more.
     When memory runs out the tile is halved; `PictureError` is raised when even the smallest does not fit.
     """
     if tile != "auto" and tile < 1:
@@ -84,7 +84,7 @@ def run_tiled(
     elif height * width <= most_pixels:
         side = max(height, width)
     else:
-        side = max(step, (math.isqrt(most_pixels) - 2 * overlap_of(descriptor)) // step * step)
+        side = _largest_side(height, width, descriptor, most_pixels)
 
     while True:
         try:
@@ -102,6 +102,17 @@ def run_tiled(
 def overlap_of(descriptor: Descriptor) -> int:
     """LR pixels around a core: the reach, rounded up to whole windows."""
     return math.ceil(descriptor.reach / descriptor.multiple) * descriptor.multiple
+
+
+def _largest_side(height: int, width: int, descriptor: Descriptor, most_pixels: int) -> int:
+    """Side of the cores when the longer side is cut into as few equal parts as ``most_pixels`` allow."""
+    longest, step = max(height, width), descriptor.multiple
+    for parts in range(2, longest // step + 1):
+        side = math.ceil(longest / parts / step) * step
+        rows, columns = (max(s.last - s.first for s in spans(n, side, descriptor)) for n in (height, width))
+        if rows * columns <= most_pixels:
+            return side
+    return step
 
 
 def spans(length: int, side: int, descriptor: Descriptor) -> list[Span]:
@@ -134,6 +145,7 @@ def _run_grid(
         if out is None:
             out = np.empty((height * scale, width * scale, core.shape[2]), np.float32)
         out[rows.start * scale : rows.stop * scale, columns.start * scale : columns.stop * scale] = core
+        del core  # with the rest of its tile, before the next one runs
     assert out is not None
     changes, difference = descriptor.tiling == "global", None
     if changes:
