@@ -9,7 +9,7 @@ import bitsr
 from without_torch import run_without_torch
 
 PACKAGE = Path(bitsr.__file__).parent
-TORCH_FREE = ("program", "format", "runtime", "export", "data", "evaluation", "cli")
+TORCH_FREE = ("program", "format", "runtime", "engine", "export", "data", "evaluation", "cli")
 FILES = sorted(
     path
     for path in PACKAGE.rglob("*.py")

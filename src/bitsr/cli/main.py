@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from bitsr.cli.bench import bench
 from bitsr.cli.compress import compress
 from bitsr.cli.console import UsageError, complain
 from bitsr.cli.data import data
 from bitsr.cli.demo import demo
 from bitsr.cli.eval import evaluate
+from bitsr.cli.export import export
 from bitsr.cli.info import info
 from bitsr.cli.upscale import upscale
 from bitsr.errors import BitsrError
@@ -26,6 +28,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "compress": compress,
     "eval": evaluate,
     "upscale": upscale,
+    "bench": bench,
+    "export": export,
     "data": data,
 }
 

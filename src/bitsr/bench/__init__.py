@@ -1,0 +1,1 @@
+"""Speed and memory of our backends beside other runtimes, on the same network, in one interleaved run."""
