@@ -6,14 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitsr.parts.matmul import MatMul
-from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
+from bitsr.parts.quantizer import DecidedWeight
 
 
 class QuantLayer(nn.Module):
     """What compressed linears and convolutions share.
 
     The input is multiplied by ``input_scale`` (one number per input channel, where present) and quantized by
-    ``quantizer``; the weight is ``decided`` once a method has rounded it, floating-point ``weight`` before.  Each may
+    ``quantizer``; the weight is ``decided`` once a method has rounded it.  Before, it is the floating-point ``weight``,
+    which ``weight_quantizer`` maps to a compressed one of the same shape at every pass while it is trained.  Each may
     be absent: an absent quantizer leaves its operand in floating point.
     """
 
@@ -27,7 +28,8 @@ class QuantLayer(nn.Module):
         self.weight = nn.Parameter(source.weight.detach().clone())
         self.bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
         self.register_buffer("input_scale", None)
-        self.quantizer: AffineQuantizer | None = None
+        self.quantizer: nn.Module | None = None  # an AffineQuantizer once the layer is to be lowered
+        self.weight_quantizer: nn.Module | None = None
         self.decided: DecidedWeight | None = None
 
     channel_axis: int  # of the input feature map
@@ -41,7 +43,9 @@ class QuantLayer(nn.Module):
         return x * self.input_scale.view(shape)
 
     def effective_weight(self) -> Tensor:
-        return self.weight if self.decided is None else self.decided()
+        if self.decided is not None:
+            return self.decided()
+        return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
 
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.scaled(x)
@@ -88,8 +92,8 @@ class QuantMatMul(nn.Module):
     def __init__(self, a_bits: int) -> None:
         super().__init__()
         self.a_bits = a_bits
-        self.quantizer_a: AffineQuantizer | None = None
-        self.quantizer_b: AffineQuantizer | None = None
+        self.quantizer_a: nn.Module | None = None
+        self.quantizer_b: nn.Module | None = None
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         a = a if self.quantizer_a is None else self.quantizer_a(a)

@@ -39,6 +39,7 @@ from bitsr.methods.ptq.pipeline import (
 from bitsr.methods.ptq.samples import collect
 from bitsr.parts.folding import divide_output, multiply_input
 from bitsr.parts.layers import QuantConv2d, QuantLayer
+from bitsr.parts.quantizer import AffineQuantizer
 
 # ---- bounds --------------------------------------------------------------------------------------------------------
 
@@ -209,7 +210,7 @@ def refine_bounds(steps: int, rate: float = 2e-3, batch: int = 512) -> LayerStep
 
     def step(layer: QuantLayer, seen: Seen) -> None:
         parameters: list[tuple[nn.Parameter, float]] = []
-        if layer.quantizer is not None:
+        if isinstance(layer.quantizer, AffineQuantizer):
             size = float(layer.quantizer.upper - layer.quantizer.lower)
             parameters += [(layer.quantizer.lower, rate * size), (layer.quantizer.upper, rate * size)]
         if layer.decided is not None:
