@@ -1,0 +1,1 @@
+"""Networks of one-bit weights and activations: one paper, one file."""

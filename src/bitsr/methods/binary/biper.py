@@ -1,0 +1,45 @@
+"""BiPer: weights are carried by a sine, first as it is, then by its sign.
+
+Vargas et al., "BiPer: Binary Neural Networks using a Periodic Function", CVPR 2024.  The regularizer of its CIFAR code
+is left out, as in its ImageNet code.  The scale is learnable; it starts at mean |W| of each row, because we start from
+a trained network (the paper draws it at random).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bitsr.parts.binarizers import ActivationBinarizer, WeightBinarizer, row_mean
+from bitsr.parts.sign import bireal, identity, sign
+
+STAGE_TWO = 2 / 3  # of the steps: where the sine gives way to its sign
+
+
+class BiPerWeight(WeightBinarizer):
+    """alpha * sin(f W) in the first stage, alpha * sign(sin(f W)) in the second, gradient straight through the sign."""
+
+    def __init__(self, weight: Tensor, frequency: float = 20.0) -> None:
+        super().__init__(identity)
+        self.frequency = frequency
+        self.alpha = nn.Parameter(row_mean(weight.detach().abs(), None))
+        self.binary = True
+
+    def forward(self, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+        carrier = torch.sin(self.frequency * weight)
+        return self.alpha * (sign(carrier, self.surrogate) if self.binary else carrier)
+
+    def on_step(self, step: int, steps: int) -> None:
+        self.binary = step >= STAGE_TWO * steps
+
+
+class BiPerActivation(ActivationBinarizer):
+    """The sign of x over its standard deviation, per sample: that changes the surrogate gradient and no sign."""
+
+    def __init__(self, channels: int, axis: int) -> None:
+        super().__init__(channels, axis, bireal)
+
+    def moved(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x / torch.sqrt(x.var(dim=tuple(range(1, x.ndim)), keepdim=True) + 1e-5)

@@ -1,0 +1,1 @@
+"""N:M sparsity masks: one paper, one file."""

@@ -1,0 +1,124 @@
+"""Layers whose inputs and weights are signs: trained here, executed as bits once frozen and lowered."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitsr.parts.binarizers import ActivationBinarizer, RPReLU, WeightBinarizer
+from bitsr.parts.masks import Masks
+
+Shortcut = Literal["none", "before", "after"]
+
+
+class BinaryLayer(nn.Module):
+    """y = B(x) * (mask . B(W)) + b, and what super-resolution papers put around it.
+
+    Args:
+        source: gives weight and bias.
+        activation, binarizer: of the input and of the weight.
+        masks: N:M sparsity of the weight; it is chosen on the latent weight first, binarized second.
+        rprelu: of the result, None for none.
+        shortcut: add the input (its channels repeated or averaged where widths differ) before or after the RPReLU.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    channel_axis: int
+
+    def __init__(
+        self, source: nn.Linear | nn.Conv2d, activation: ActivationBinarizer, binarizer: WeightBinarizer,
+        masks: Masks | None = None, *, rprelu: RPReLU | None = None, shortcut: Shortcut = "none",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.weight = nn.Parameter(source.weight.detach().clone())
+        self.bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
+        self.activation, self.binarizer, self.masks = activation, binarizer, masks
+        self.rprelu, self.shortcut = rprelu, shortcut
+
+    def binarized(self) -> tuple[Tensor, Tensor | None]:
+        """(+-scale at every place, mask)."""
+        if self.masks is None:
+            return self.binarizer(self.weight, None), None
+        mask = self.masks.mask(self.weight)
+        return self.binarizer(self.masks.latent(self.weight, mask), mask), mask
+
+    def effective_weight(self) -> Tensor:
+        values, mask = self.binarized()
+        return values if self.masks is None or mask is None else self.masks.pruned(values, mask, self.weight)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def signed_product(self, signs: Tensor, weight: Tensor) -> Tensor:
+        """The product with the bias; some masks compute the gradient of the input with another weight."""
+        other = None
+        if self.masks is not None and torch.is_grad_enabled():
+            other = self.masks.backward_weight(self.weight, self.masks.mask(self.weight), weight)
+        if other is None:
+            return self.product(signs, weight, self.bias)
+        passing = self.product(signs, other.detach(), None)
+        return self.product(signs.detach(), weight, self.bias) + (passing - passing.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.signed_product(self.activation(x), self.effective_weight())
+        if self.shortcut == "before":
+            y = y + matched(x, y.shape[self.channel_axis], self.channel_axis)
+        y = y if self.rprelu is None else self.rprelu(y)
+        return y + matched(x, y.shape[self.channel_axis], self.channel_axis) if self.shortcut == "after" else y
+
+    def on_step(self, step: int, steps: int) -> None:
+        """Before the forward pass of each training step."""
+        self.activation.on_step(step, steps)
+        self.binarizer.on_step(step, steps)
+        if self.masks is not None:
+            self.masks.on_step(self.weight, step, steps)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, shortcut={self.shortcut}"
+
+
+class BinaryLinear(BinaryLayer):
+    """On the last axis."""
+
+    channel_axis = -1
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+class BinaryConv2d(BinaryLayer):
+    """NCHW, zero padding: beyond the border there is 0, no sign."""
+
+    channel_axis = 1
+
+    def __init__(
+        self, source: nn.Conv2d, activation: ActivationBinarizer, binarizer: WeightBinarizer,
+        masks: Masks | None = None, *, rprelu: RPReLU | None = None, shortcut: Shortcut = "none",
+    ) -> None:  # fmt: skip
+        if source.padding_mode != "zeros" or isinstance(source.padding, str) or source.groups != 1:
+            raise ValueError("only convolutions of one group with zero padding given as a number are binarized")
+        super().__init__(source, activation, binarizer, masks, rprelu=rprelu, shortcut=shortcut)
+        self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
+
+
+def matched(x: Tensor, channels: int, axis: int) -> Tensor:
+    """``x`` with as many channels as asked: repeated, or averaged over neighbours (BHViT's shortcuts).
+
+    Raises:
+        ValueError: neither number divides the other.
+    """
+    width = x.shape[axis]
+    if width == channels:
+        return x
+    if channels % width == 0:
+        return torch.cat([x] * (channels // width), axis)
+    if width % channels == 0:
+        return x.unflatten(axis, (channels, width // channels)).mean(axis if axis < 0 else axis + 1)
+    raise ValueError(f"no shortcut from {width} to {channels} channels")

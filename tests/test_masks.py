@@ -1,0 +1,136 @@
+"""N:M masks: the methods' own rules, and equality with the official code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from bitsr.methods.binary.bireal import BiRealActivation, BiRealWeight
+from bitsr.methods.masks.asp import ASP
+from bitsr.methods.masks.bimask import BiMask, backward_mask, best_permutation
+from bitsr.methods.masks.srste import SRSTE
+from bitsr.methods.masks.sste import SSTE, soft_threshold
+from bitsr.methods.masks.tmask import TMask, patterns, transposable_mask
+from bitsr.parts.binary_layers import BinaryConv2d, BinaryLinear
+from bitsr.parts.masks import Masks, magnitude_mask
+
+
+def test_among_equals_the_first_are_kept() -> None:
+    assert magnitude_mask(torch.ones(1, 4), 2, 4).int().tolist() == [[1, 1, 0, 0]]
+    assert magnitude_mask(torch.tensor([[1.0, -2.0, 2.0, 1.0]]), 3, 4).int().tolist() == [[1, 1, 1, 0]]
+
+
+def test_rows_are_whole_blocks() -> None:
+    with pytest.raises(ValueError, match="3 inputs are no whole blocks of 4"):
+        magnitude_mask(torch.ones(2, 3), 2, 4)
+
+
+def test_there_are_ninety_transposable_patterns() -> None:
+    assert patterns().shape == (90, 16) and len(patterns().unique(dim=0)) == 90
+
+
+def test_transposable_masks_keep_two_of_four_both_ways() -> None:
+    mask = transposable_mask(torch.randn(8, 12, generator=torch.Generator().manual_seed(0)))
+    assert mask.view(8, 3, 4).sum(2).eq(2).all() and mask.view(2, 4, 12).sum(1).eq(2).all()
+
+
+def test_backward_mask_is_sparse_along_the_permuted_outputs() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, permutation = torch.randn(8, 12, generator=generator), torch.randperm(8, generator=generator)
+    mask = magnitude_mask(weight, 2, 4)
+    other = backward_mask(weight, mask, permutation, 2, 4)
+    assert not (other & ~mask).any()
+    assert other[permutation].view(2, 4, 12).sum(1).le(2).all()
+
+
+MASKS = {
+    "magnitude": lambda weight: Masks(2, 4, dense_gradient=False, decay=0.002),
+    "sr-ste": lambda weight: SRSTE(),
+    "asp": ASP,
+    "t-mask": TMask,
+    "s-ste": SSTE,
+    "bi-mask": BiMask,
+}
+
+
+@pytest.mark.parametrize("name", list(MASKS))
+def test_two_of_four_stay_nonzero_after_every_step(name: str) -> None:
+    torch.manual_seed(2)
+    source = nn.Linear(16, 8)
+    layer = BinaryLinear(source, BiRealActivation(16, -1), BiRealWeight(), MASKS[name](source.weight))
+    optimizer = torch.optim.Adam(layer.parameters(), 0.05)
+    before = layer.effective_weight()
+    for step in range(5):
+        layer.on_step(step, 5)
+        loss = (layer(torch.randn(6, 16)) - 1).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert (layer.effective_weight() != 0).view(8, 4, 4).sum(2).eq(2).all()
+    assert not torch.equal(before != 0, layer.effective_weight() != 0) or name in ("asp", "t-mask")
+
+
+def test_bi_mask_changes_only_the_gradient_of_the_input() -> None:
+    torch.manual_seed(3)
+    source = nn.Linear(16, 8)
+    plain, other = (
+        BinaryLinear(source, BiRealActivation(16, -1), BiRealWeight(), m) for m in (SRSTE(), BiMask(source.weight))
+    )
+    x = torch.randn(2, 5, 16).requires_grad_()
+    gradients = []
+    for layer in (plain, other):
+        y = layer(x)
+        (grad,) = torch.autograd.grad(y.square().sum(), x, retain_graph=True)
+        (weight_grad,) = torch.autograd.grad(y.square().sum(), layer.weight)
+        gradients.append((y, weight_grad, grad))
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    torch.testing.assert_close(gradients[0][1], gradients[1][1])
+    assert not torch.allclose(gradients[0][2], gradients[1][2])
+
+
+@pytest.mark.parametrize("decay", [0.0002, 0.05])
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("layer", ["linear.Sparse", "linear2.Sparse", "conv.Sparse_NHWC"])
+def test_official_sr_ste(shared: Path, layer: str, keep: int, decay: float) -> None:
+    tensors = load_file(shared / "golden/sparsity.safetensors")
+    name, stem = f"srste.{layer}.{keep}of4.decay{decay}", f"srste.{layer.split('.')[0]}"
+    weight = tensors[f"{stem}.weight"].clone().requires_grad_()
+    masks = SRSTE(keep, 4, decay)
+    mask = masks.mask(weight)
+    y = masks.pruned(weight, mask, weight)
+    y.backward(tensors[f"{stem}.grad_out"])
+    assert torch.equal(mask, tensors[f"{name}.mask"].bool())
+    assert torch.equal(y, tensors[f"{name}.y"])
+    torch.testing.assert_close(weight.grad, tensors[f"{name}.grad"], rtol=0, atol=1e-7)
+
+
+def test_official_bi_mask(shared: Path) -> None:
+    tensors = load_file(shared / "golden/sparsity.safetensors")
+    weight = tensors["bimask.2of4.weight_t"].t()
+    mask = magnitude_mask(weight, 2, 4)
+    assert torch.equal(mask.t(), tensors["bimask.2of4.forward_mask"].bool())
+    best = best_permutation(weight, mask, list(tensors["bimask.2of4.candidate_permutations"]), 2, 4)
+    assert torch.equal(best, tensors["bimask.2of4.best_permutation"])
+    assert torch.equal(backward_mask(weight, mask, best, 2, 4).t(), tensors["bimask.2of4.backward_mask"].bool())
+
+
+def test_official_s_ste_and_t_mask(shared: Path) -> None:
+    tensors = load_file(shared / "golden/sparsity.safetensors")
+    weight = tensors["sste.weight"]
+    assert torch.equal(soft_threshold(weight), tensors["sste.soft_threshold"])
+    masks = SSTE(weight)
+    torch.testing.assert_close(masks.beta, tensors["sste.scale"])
+    scaled = masks.latent(weight, masks.mask(weight))
+    torch.testing.assert_close(scaled, tensors["sste.scaled_weight"])
+    assert torch.equal(transposable_mask(weight), tensors["sste.transposable_mask"].bool())
+
+
+def test_convolutions_are_masked_along_their_inputs() -> None:
+    source = nn.Conv2d(8, 4, 3, padding=1)
+    layer = BinaryConv2d(source, BiRealActivation(8, 1), BiRealWeight(), Masks(2, 4))
+    assert (layer.effective_weight() != 0).view(4, 2, 4, 3, 3).sum(2).eq(2).all()
+    assert layer(torch.randn(1, 8, 5, 6)).shape == (1, 4, 5, 6)
