@@ -82,6 +82,12 @@ NB_MODULE(_native, module) {
         .def_prop_ro("arena_bytes", [](const Plan& plan) { return plan.arena_words() * sizeof(Word); })
         .def("map", add_map, nb::arg("channels"), nb::arg("height"), nb::arg("width"), nb::arg("format"),
              nb::arg("border"), nb::arg("fill"), nb::arg("offset"))
+        .def(
+            "part",
+            [](Plan& plan, int whole, int start, int channels) {
+                return plan.add_value(make_part(plan.value(whole), start, channels));
+            },
+            nb::arg("whole"), nb::arg("start"), nb::arg("channels"))
         .def("local", add_local, nb::arg("channels"), nb::arg("width"), nb::arg("format"), nb::arg("offset"))
         .def(
             "rows", [](Plan& plan, int height, int width) { plan.begin(Group::of_rows(height, width)); },

@@ -11,6 +11,7 @@ import pytest
 from bitsr.engine.groups import Group, partition
 from bitsr.engine.memory import Memory, place
 from bitsr.engine.ops import CHANNELS_PER_WORD, Value
+from bitsr.engine.parts import share_planes
 from bitsr.engine.rewrite import rewrite
 from bitsr.program import steps
 from bitsr.program.program import Program
@@ -31,7 +32,8 @@ SIZES = SimpleNamespace(TILE=64, map_words=words, tile_words=lambda c, w, f: wor
 
 def groups_of(program: Program, height: int, width: int, fuse: bool = True, floating: Any = "f32") -> list[Group]:
     layers = {step.output: None for step in program.steps}
-    return partition(rewrite(program, map_shapes(program, height, width), layers, floating), fuse)
+    groups = partition(rewrite(program, map_shapes(program, height, width), layers, floating, SIZES.TILE), fuse)
+    return share_planes(groups) if fuse else groups
 
 
 def kinds(groups: list[Group]) -> list[list[str]]:
@@ -120,8 +122,8 @@ def test_convolutions_take_along_what_follows_them() -> None:
     )  # fmt: skip
     assert kinds(groups_of(program, 5, 7)) == [
         ["input", "quantize", "fill_border"],
-        ["conv2d", "activation", "copy", "copy", "quantize", "fill_border"],
-        ["conv2d", "concat"],
+        ["conv2d", "activation", "copy", "quantize", "fill_border"],  # "rest" is read where it lies
+        ["conv2d", "moments"],  # and both are written where they are joined
         ["global_pool"],
         ["multiply", "output"],
     ]
@@ -160,27 +162,42 @@ def map_size(v: Value) -> int:
     return words(v.channels, v.height, v.width, v.format, v.border)
 
 
+def channels_of(v: Value) -> set[tuple[Value, int]]:
+    """The channels of the value that has a place in memory, which ``v`` is or is a part of."""
+    start, whole = 0, v
+    while whole.part_of is not None:
+        whole, first = whole.part_of
+        start += first
+    return {(whole, start + c) for c in range(v.channels)}
+
+
 def check_contents(groups: list[Group], memory: Memory) -> None:
     """Run the ops in thought: whatever is read is still what was written there last."""
-    arena: dict[Value, tuple[int, int]] = {}
+    arena: set[tuple[Value, int]] = set()
+
+    def place_of(v: Value) -> tuple[bool, int, int]:
+        if v in memory.maps:
+            return True, memory.maps[v], memory.maps[v] + map_size(v)
+        start = memory.locals[v]
+        return False, start, start + words(v.channels, 1, memory.widths[v], v.format, 0)
+
     for group in groups:
-        scratch: dict[Value, tuple[int, int]] = {}
-        before = dict(arena)
+        scratch: set[tuple[Value, int]] = set()
+        before = set(arena)
         for op in group.ops:
             for x in op.inputs:
-                assert x in arena or x in scratch
-                assert x in before or x not in op.elsewhere
+                assert channels_of(x) <= arena | scratch
+                assert channels_of(x) <= before or x not in op.elsewhere
             if (made := op.output) is None:
                 continue
-            where = arena if made in memory.maps else scratch
-            start = memory.maps[made] if made in memory.maps else memory.locals[made]
-            size = map_size(made) if made in memory.maps else words(
-                made.channels, 1, memory.widths[made], made.format, 0
-            )  # fmt: skip
-            for other, (first, last) in list(where.items()):
-                if first < start + size and start < last:
-                    assert other not in op.inputs or (other.layout == made.layout and other not in op.elsewhere)
-                    del where[other]
-            where[made] = (start, start + size)
+            is_map, first, last = place_of(made.root)
+            where = arena if is_map else scratch
+            for other in {whole for whole, _ in where} - {made.root}:
+                _, start, stop = place_of(other)
+                if first < stop and start < last:
+                    for x in (x for x in op.inputs if x.root is other):
+                        assert x.layout == made.layout and x not in op.elsewhere
+                    where -= {(other, c) for c in range(other.channels)}
+            where |= channels_of(made)
         for op in group.ops:  # other tiles are not done yet when the first one writes
-            assert all(x in arena for x in op.elsewhere)
+            assert all(channels_of(x) <= arena for x in op.elsewhere)

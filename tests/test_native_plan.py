@@ -115,7 +115,7 @@ def test_windows_are_gathered_and_scattered(rng, window, shift, format):
     source, target = first, last
     if format == "u8":
         source, target = b.map(5, *shape[:2], format="u8"), b.map(5, *shape[:2], format="u8")
-        b.plan.quantize(first, source, 0, 1, 255)
+        b.plan.quantize(first, source, 0, 1, 255, None)
     b.plan.windows(*shape[:2], window, shift)
     tile = b.local(5, window**2, format)
     b.plan.gather(source, tile)
@@ -191,7 +191,7 @@ def test_convolution_of_codes_is_exact(rng, channels, out, kernel, stride, paddi
     def build(b, x, y):
         codes = b.map(channels, 9, 83, "u8", border=padding, fill=fill * 0x01010101)
         b.plan.rows(9, 83)
-        b.plan.quantize(x, codes, 0, 1, 255)
+        b.plan.quantize(x, codes, 0, 1, 255, None)
         if padding:
             b.plan.fill_border(codes)
         b.plan.rows(*expected.shape[:2])
@@ -235,6 +235,14 @@ def test_attention_sees_its_window_and_region(rng):
     assert np.allclose(b.run(x, expected.shape, threads=2), expected, atol=1e-5)
 
 
+def pool(b, x, y, statistic, height, width, channels):
+    moments = b.map(2 * channels, -(-width // native.TILE), height)
+    b.plan.rows(height, width)
+    b.plan.moments(x, moments)
+    b.plan.channels(channels)
+    b.plan.global_pool(moments, y, width, statistic)
+
+
 def test_resample_max_pool_and_global_pool(rng):
     x = random_picture(rng, 9, 140, 3)
     rows, columns = (rng.integers(0, n, (3, m)).astype(np.int32) for n, m in ((9, 5), (140, 201)))
@@ -251,8 +259,7 @@ def test_resample_max_pool_and_global_pool(rng):
     for statistic, reduce in (("mean", np.mean), ("std", np.std)):
 
         def build(b, x, y, statistic=statistic):
-            b.plan.channels(3)
-            b.plan.global_pool(x, y, statistic)
+            pool(b, x, y, statistic, 9, 140, 3)
 
         y = one_step(x, (1, 1, 3), build)
         assert np.allclose(y[0, 0], reduce(x.astype(float), axis=(0, 1)), atol=1e-6)
@@ -263,8 +270,7 @@ def test_multiply_by_planes_and_by_one_channel(rng):
 
     def by_means(b, x, y):
         means = b.map(3, 1, 1)
-        b.plan.channels(3)
-        b.plan.global_pool(x, means, "mean")
+        pool(b, x, means, "mean", 4, 70, 3)
         b.plan.rows(4, 70)
         b.plan.multiply(x, means, y)
 
@@ -355,7 +361,7 @@ def test_plans_refuse_what_does_not_fit():
         "tile of another width": lambda p: p.copy(0, 11, 0, 0, 1),
         "gather in rows": lambda p: p.gather(0, 4),
         "attention in rows": attention,
-        "pool in rows": lambda p: p.global_pool(0, 8, "mean"),
+        "pool in rows": lambda p: p.global_pool(0, 8, 3, "mean"),
         "no border": lambda p: p.conv2d(0, 1, native.Matrix(np.ones((4, 9, 4), f32), "f32"), 3, 3, 1, 1),
         "taps": lambda p: p.conv2d(9, 1, matrix, 3, 3, 1, 1),
         "stride": lambda p: p.conv2d(9, 1, matrix, 1, 1, 0, 0),
@@ -368,8 +374,8 @@ def test_plans_refuse_what_does_not_fit():
         "no channels": lambda p: p.copy(0, 1, 0, 0, 0),
         "function": lambda p: p.activation(0, 1, "sine", 0),
         "slope": lambda p: p.activation(0, 1, "relu", float("nan")),
-        "step 0": lambda p: p.quantize(0, 2, 0, 0, 255),
-        "levels": lambda p: p.quantize(0, 2, 0, 1, 256),
+        "step 0": lambda p: p.quantize(0, 2, 0, 0, 255, None),
+        "levels": lambda p: p.quantize(0, 2, 0, 1, 256, None),
         "infinite lower": lambda p: p.round(0, 1, float("inf"), 1, 255),
         "norm weight": lambda p: p.layer_norm(0, 1, ones[:3], ones, 1e-5),
         "norm eps": lambda p: p.layer_norm(0, 1, ones, ones, -1.0),
@@ -554,14 +560,15 @@ def test_random_plans_run_or_are_refused(seed):
         "add": lambda: (value(), value(), value()),
         "multiply": lambda: (value(), value(), value()),
         "affine": lambda: (value(), value(), floats(small), floats(small)),
-        "quantize": lambda: (value(), value(), 0.0, 0.1, draw.choice([15, 255, 256])),
+        "quantize": lambda: (value(), value(), 0.0, 0.1, draw.choice([15, 255, 256]), None),
         "to_bf16": lambda: (value(), value()),
         "round": lambda: (value(), value(), 0.0, 0.1, 255),
         "copy": lambda: (value(), value(), *(draw.choice(small) for _ in range(3))),
         "pixel_shuffle": lambda: (value(), value(), draw.choice([1, 2])),
         "resample": resample,
         "max_pool": lambda: (value(), value(), draw.choice(small), draw.choice(small)),
-        "global_pool": lambda: (value(), value(), draw.choice(["mean", "std", "max"])),
+        "moments": lambda: (value(), value()),
+        "global_pool": lambda: (value(), value(), draw.choice(small), draw.choice(["mean", "std", "max"])),
     }  # fmt: skip
     taken = 0
     for method in [*["map"] * 30, *["local"] * 30, *(draw.choice(list(methods)) for _ in range(3000))]:

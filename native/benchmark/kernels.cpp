@@ -92,7 +92,7 @@ class Benchmark {
         run("gelu", [&] { kernels_.activate(Function::gelu, 0.0f, x, to, channels, kWidth); });
         run("relu", [&] { kernels_.activate(Function::relu, 0.0f, x, to, channels, kWidth); });
         run("add", [&] { kernels_.add(x, other, to, channels, kWidth); });
-        run("quantize", [&] { kernels_.quantize(x, to, channels, kWidth, quantizer); });
+        run("quantize", [&] { kernels_.quantize(x, to, channels, kWidth, quantizer, nullptr); });
         run("round", [&] { kernels_.round(x, to, channels, kWidth, quantizer); });
         run("to_bf16", [&] { kernels_.to_bf16(x, to, channels, kWidth); });
     }

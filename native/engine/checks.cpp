@@ -7,14 +7,19 @@ namespace bitsr {
 
 namespace {
 
-bool overlap(const Value& a, const Value& b) {
-    return a.space == b.space && a.begin < b.begin + b.words && b.begin < a.begin + a.words;
+// The same memory for the same pixels, if not for the same planes.
+bool same_frame(const Value& a, const Value& b) {
+    return a.begin == b.begin && a.row == b.row && a.pitch == b.pitch && a.format == b.format &&
+           a.height == b.height && a.width == b.width && a.border == b.border;
 }
 
-bool same_place(const Value& a, const Value& b) {
-    return a.origin == b.origin && a.row == b.row && a.pitch == b.pitch && a.format == b.format &&
-           a.height == b.height && a.width == b.width;
+bool overlap(const Value& a, const Value& b) {
+    if (a.space != b.space) return false;
+    if (same_frame(a, b)) return a.first < b.first + b.planes && b.first < a.first + a.planes;
+    return a.begin < b.begin + b.words && b.begin < a.begin + a.words;
 }
+
+bool same_place(const Value& a, const Value& b) { return same_frame(a, b) && a.first == b.first; }
 
 }  // namespace
 
@@ -84,7 +89,7 @@ void Checks::record(const Access& now) {
     if (!now.value.is_map()) return;
     for (const Access& before : group_.accesses) {
         if (!(now.writes || before.writes) || !overlap(now.value, before.value)) continue;
-        const bool own_pixels = !now.elsewhere && !before.elsewhere && same_place(now.value, before.value);
+        const bool own_pixels = !now.elsewhere && !before.elsewhere && same_frame(now.value, before.value);
         require(own_pixels, "a map that one tile writes is used by others: the steps need groups of their own");
     }
     group_.accesses.push_back(now);

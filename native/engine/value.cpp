@@ -43,4 +43,14 @@ Value make_local(int channels, int width, Format format, std::size_t begin) {
             std::ptrdiff_t(begin), 0, pitch, 0};
 }
 
+Value make_part(const Value& whole, int start, int channels) {
+    require(whole.format == Format::f32, "only f32 values have parts");
+    require(start >= 0 && channels >= 1 && start <= whole.channels - channels, "there are no such channels");
+    Value part = whole;
+    part.channels = part.planes = channels;
+    part.first += start;
+    part.origin += start * whole.pitch;
+    return part;
+}
+
 }  // namespace bitsr

@@ -34,6 +34,7 @@ struct Value {
     std::ptrdiff_t origin;       // of plane 0 at pixel (0, 0)
     std::ptrdiff_t row, pitch;   // words between rows (a tile: 0), between planes
     std::ptrdiff_t column;       // words between pixels: 1, of a tile 0, because it lies at the same place for all
+    int first = 0;               // plane of a larger value that plane 0 is
 
     bool is_map() const { return space == Space::arena; }
 };
@@ -41,5 +42,7 @@ struct Value {
 // Both throw std::invalid_argument for sizes that are out of bounds.
 Value make_map(int channels, int height, int width, Format format, int border, Word fill, std::size_t begin);
 Value make_local(int channels, int width, Format format, std::size_t begin);
+// Channels start, ..., start + channels - 1 of an f32 value, in its memory.
+Value make_part(const Value& whole, int start, int channels);
 
 }  // namespace bitsr

@@ -31,6 +31,14 @@ BITSR_INLINE U code_words(const Coder& code, At at) {
     return pack_codes(codes[0], codes[1], codes[2], codes[3]);
 }
 
+template <int n>
+struct Number {};
+
+template <int present, class At>
+BITSR_INLINE U code_words(const Coder& code, Number<present>, At at) {
+    return code_words<present>(code, at);
+}
+
 template <class At>
 BITSR_INLINE U code_words(const Coder& code, int present, At at) {
     switch (present) {
@@ -41,18 +49,30 @@ BITSR_INLINE U code_words(const Coder& code, int present, At at) {
     }
 }
 
-static void quantize(Planes x, Planes codes, int channels, int width, Quantizer quantizer) {
-    const Coder code(quantizer);
+template <bool scaled>
+BITSR_INLINE void quantize_planes(Planes x, Planes codes, int channels, int width, const Coder& code,
+                                  const float* scale) {
     for (int p = 0; p < channels; p += 4) {
         Word* to = codes.words(p / 4);
+        const auto words = [&](int i, auto present) {
+            return code_words(code, present, [&](int c) {
+                const F v = load<F>(x.floats(p + c) + i);
+                return scaled ? rounded_product(v * splat(scale[p + c])) : v;
+            });
+        };
         if (channels - p >= 4) {
-            for (int i = 0; i < width; i += L)
-                store(to + i, code_words<4>(code, [&](int c) { return load<F>(x.floats(p + c) + i); }));
+            for (int i = 0; i < width; i += L) store(to + i, words(i, Number<4>{}));
         } else {
-            for (int i = 0; i < width; i += L)
-                store(to + i, code_words(code, channels - p, [&](int c) { return load<F>(x.floats(p + c) + i); }));
+            for (int i = 0; i < width; i += L) store(to + i, words(i, channels - p));
         }
     }
+}
+
+static void quantize(Planes x, Planes codes, int channels, int width, Quantizer quantizer, const float* scale) {
+    if (scale)
+        quantize_planes<true>(x, codes, channels, width, Coder(quantizer), scale);
+    else
+        quantize_planes<false>(x, codes, channels, width, Coder(quantizer), nullptr);
 }
 
 static void to_bf16(Planes x, Planes y, int channels, int width) {

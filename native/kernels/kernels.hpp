@@ -88,8 +88,9 @@ struct Kernels {
 
     // Over the channels of each pixel, biased variance.
     void (*layer_norm)(Planes x, Planes y, int channels, int width, const float* weight, const float* bias, float eps);
-    // Channels to codes (four per word, missing channels of the last word are 0) or bf16 (two per word).
-    void (*quantize)(Planes x, Planes codes, int channels, int width, Quantizer);
+    // Channels, times `scale` where that is not null, to codes: four per word, missing channels of the last word are 0.
+    void (*quantize)(Planes x, Planes codes, int channels, int width, Quantizer, const float* scale);
+    // Two channels per word.
     void (*to_bf16)(Planes x, Planes y, int channels, int width);
     // To the levels of the quantizer, still f32.
     void (*round)(Planes x, Planes y, int channels, int width, Quantizer);
@@ -100,6 +101,8 @@ struct Kernels {
     // y[c] = x[c] * scale[c * stride] + shift[c * stride]; shift may be null
     void (*affine)(Planes x, Planes y, int channels, int width, const float* scale, const float* shift,
                    std::ptrdiff_t stride);
+    // Of each channel the mean of `pixels` numbers and the sum of squares about it; `pitch` floats between channels.
+    void (*moments)(Planes x, int channels, int pixels, float* mean, float* squares, std::ptrdiff_t pitch);
 };
 
 // The best table for this CPU, or the one that BITSR_ISA names; throws std::runtime_error where that does not exist.

@@ -101,3 +101,24 @@ static void layer_norm(Planes x, Planes y, int channels, int width, const float*
     for (; i + 4 * L <= width; i += 4 * L) norm_pixels<4>(x, y, channels, i, weight, bias, eps);
     for (; i < width; i += L) norm_pixels<1>(x, y, channels, i, weight, bias, eps);
 }
+
+static void moments(Planes x, int channels, int pixels, float* mean, float* squares, std::ptrdiff_t pitch) {
+    const int whole = pixels / L * L;
+    const float share = 1.0f / pixels;
+    for (int c = 0; c < channels; ++c, mean += pitch, squares += pitch) {
+        const float* row = x.floats(c);
+        F sums = {};
+        for (int i = 0; i < whole; i += L) sums += load<F>(row + i);
+        float sum = total(sums);
+        for (int i = whole; i < pixels; ++i) sum += row[i];
+        const float centre = sum * share;
+        F parts = {};
+        for (int i = 0; i < whole; i += L) {
+            const F v = load<F>(row + i) - centre;
+            parts = fma(v, v, parts);
+        }
+        float part = total(parts);
+        for (int i = whole; i < pixels; ++i) part += (row[i] - centre) * (row[i] - centre);
+        *mean = centre, *squares = part;
+    }
+}

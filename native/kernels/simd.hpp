@@ -200,6 +200,17 @@ BITSR_INLINE U min_bytes(U a, U b) {
 #endif
 }
 
+// The sum of the lanes.
+BITSR_INLINE float total(F x) {
+#if defined(__AVX512F__) && BITSR_LANES == 16
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float sum = 0;
+    for (int i = 0; i < L; ++i) sum += x[i];
+    return sum;
+#endif
+}
+
 // Whether the condition (-1 or 0) holds in every lane.
 BITSR_INLINE bool all(I condition) {
 #if defined(__AVX512F__) && BITSR_LANES == 16

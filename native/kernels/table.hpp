@@ -16,6 +16,6 @@ const Kernels table = {
     BITSR_NAME, L,
     pack, packed_words, gemm, products,
     attention_scratch, attention,
-    layer_norm, quantize, to_bf16, round_to, activate, add, multiply, affine,
+    layer_norm, quantize, to_bf16, round_to, activate, add, multiply, affine, moments,
 };
 // clang-format on

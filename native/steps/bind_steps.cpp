@@ -100,12 +100,15 @@ void bind_moves(nb::class_<Plan>& plan) {
             return make_max_pool(g, p.value(x), p.value(y), kernel, stride);
         },
         "x", "y", "kernel", "stride");
-    define<int, int, Name>(
+    define<int, int>(
+        plan, "moments", [](Plan& p, Group& g, int x, int y) { return make_moments(g, p.value(x), p.value(y)); }, "x",
+        "y");
+    define<int, int, int, Name>(
         plan, "global_pool",
-        [](Plan& p, Group& g, int x, int y, Name statistic) {
-            return make_global_pool(g, p.value(x), p.value(y), statistic_named(statistic));
+        [](Plan& p, Group& g, int x, int y, int width, Name statistic) {
+            return make_global_pool(g, p.value(x), p.value(y), width, statistic_named(statistic));
         },
-        "x", "y", "statistic");
+        "x", "y", "width", "statistic");
 }
 
 void bind_products(nb::class_<Plan>& plan) {
@@ -163,12 +166,13 @@ void bind_pointwise(nb::class_<Plan>& plan) {
             return make_affine(g, p.value(x), p.value(y), numbers(scale), numbers(shift));
         },
         "x", "y", "scale", "shift");
-    define<int, int, double, double, int>(
+    define<int, int, double, double, int, const std::optional<Array<float, 1>>&>(
         plan, "quantize",
-        [](Plan& p, Group& g, int x, int y, double lower, double step, int levels) {
-            return make_quantize(g, p.value(x), p.value(y), {float(lower), float(step), levels});
+        [](Plan& p, Group& g, int x, int y, double lower, double step, int levels, const std::optional<Array<float, 1>>& scale) {
+            return make_quantize(g, p.value(x), p.value(y), {float(lower), float(step), levels},
+                                 scale ? numbers(*scale) : Numbers{});
         },
-        "x", "y", "lower", "step", "levels");
+        "x", "y", "lower", "step", "levels", "scale");
     define<int, int>(
         plan, "to_bf16", [](Plan& p, Group& g, int x, int y) { return make_to_bf16(g, p.value(x), p.value(y)); }, "x",
         "y");

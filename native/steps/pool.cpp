@@ -33,38 +33,40 @@ struct MaxPool : Step {
     }
 };
 
-// The sum of a row of (x - centre) ** power; sixteen sums side by side keep the processor busy and the digits.
-template <bool kSquares>
-double row_sum(const float* row, int count, float centre) {
-    constexpr int kSums = 16;
-    float sums[kSums] = {};
-    const auto term = [centre](float x) { return kSquares ? (x - centre) * (x - centre) : x; };
-    int i = 0;
-    for (; i + kSums <= count; i += kSums)
-        for (int k = 0; k < kSums; ++k) sums[k] += term(row[i + k]);
-    double total = 0;
-    for (; i < count; ++i) total += term(row[i]);
-    for (const float sum : sums) total += sum;
-    return total;
-}
+// What is needed of each tile for means and deviations over all: y has a row for each column of tiles, whose pixels
+// stand for the rows of x; half of its channels are means, half are sums of squares about these.
+struct Moments : Step {
+    Value x, y;
+    void run(const Tile& tile) const override {
+        const Planes to = tile.pixel(y, tile.x / kTile, tile.y);
+        tile.kernels.moments(tile.at(x), x.channels, tile.pixels, to.floats(0), to.floats(x.channels), to.pitch);
+    }
+};
 
-// A tile is a plane.
+// From moments of tiles; a tile is a plane.
 struct GlobalPool : Step {
     Value x, y;
+    int width;  // of the pooled map, its height is x.width
     Statistic statistic;
 
     void run(const Tile& tile) const override {
-        const float average = mean<false>(tile, 0);
-        *tile.pixel(y, 0, 0).floats(tile.x) =
-            statistic == Statistic::mean ? average : std::sqrt(mean<true>(tile, average));
+        const double count = double(width) * x.width;
+        double mean = 0, variance = 0;
+        for_tiles(tile, [&](int pixels, float tile_mean, float) { mean += pixels * double(tile_mean) / count; });
+        for_tiles(tile, [&](int pixels, float tile_mean, float squares) {
+            variance += (squares + pixels * (tile_mean - mean) * (tile_mean - mean)) / count;
+        });
+        *tile.pixel(y, 0, 0).floats(tile.x) = float(statistic == Statistic::mean ? mean : std::sqrt(variance));
     }
 
-    template <bool kSquares>
-    float mean(const Tile& tile, float centre) const {
-        double total = 0;
-        for (int row = 0; row < x.height; ++row)
-            total += row_sum<kSquares>(tile.pixel(x, row, 0).floats(tile.x), x.width, centre);
-        return float(total / (double(x.height) * x.width));
+    template <class Body>
+    void for_tiles(const Tile& tile, const Body& body) const {
+        for (int column = 0; column < x.height; ++column) {
+            const Planes from = tile.pixel(x, column, 0);
+            const float *means = from.floats(tile.x), *squares = from.floats(y.channels + tile.x);
+            const int pixels = std::min(kTile, width - column * kTile);
+            for (int row = 0; row < x.width; ++row) body(pixels, means[row], squares[row]);
+        }
     }
 };
 
@@ -102,15 +104,33 @@ StepPointer make_max_pool(Group& group, const Value& x, const Value& y, int kern
     return step;
 }
 
-StepPointer make_global_pool(Group& group, const Value& x, const Value& y, Statistic statistic) {
+StepPointer make_moments(Group& group, const Value& x, const Value& y) {
+    Checks checks(group);
+    checks.domain(Domain::rows);
+    checks.format(x, Format::f32);
+    checks.format(y, Format::f32);
+    require(y.channels == 2 * x.channels, "there must be two moments for each channel");
+    require(y.height == group.tiles_per_row() && y.width == group.height, "there must be moments for each tile");
+    checks.disjoint(x, y);
+    checks.reads(x);
+    checks.writes_elsewhere(y);
+    return make<Moments>(x, y);
+}
+
+StepPointer make_global_pool(Group& group, const Value& x, const Value& y, int width, Statistic statistic) {
     Checks checks(group);
     checks.domain(Domain::channels);
-    check(checks, x, y);
+    checks.format(x, Format::f32);
+    checks.format(y, Format::f32);
+    checks.disjoint(x, y);
+    require(x.channels == 2 * y.channels, "there must be two moments for each channel");
+    require(width >= 1 && (width - 1) / kTile + 1 == x.height, "the moments are of a map of another width");
     require(y.height == 1 && y.width == 1, "the output must be 1 x 1");
-    require(x.channels == group.width, "the channels are not those of the group");
+    require(y.channels == group.width, "the channels are not those of the group");
     checks.reads_elsewhere(x);
     checks.writes_elsewhere(y);
     auto step = make<GlobalPool>(x, y);
+    step->width = width;
     step->statistic = statistic;
     return step;
 }

@@ -10,7 +10,10 @@ namespace {
 struct Quantize : Step {
     Value x, y;
     Quantizer quantizer;
-    void run(const Tile& t) const override { t.kernels.quantize(t.at(x), t.at(y), x.channels, t.width, quantizer); }
+    Numbers scale;  // none: 1
+    void run(const Tile& t) const override {
+        t.kernels.quantize(t.at(x), t.at(y), x.channels, t.width, quantizer, scale.empty() ? nullptr : scale.data());
+    }
 };
 
 struct ToBf16 : Step {
@@ -44,10 +47,13 @@ std::unique_ptr<Made> make(Group& group, const Value& x, const Value& y, Format 
 
 }  // namespace
 
-StepPointer make_quantize(Group& group, const Value& x, const Value& y, const Quantizer& quantizer) {
+StepPointer make_quantize(Group& group, const Value& x, const Value& y, const Quantizer& quantizer, Numbers scale) {
     require_quantizer(quantizer);
+    require(scale.empty() || scale.size() == std::size_t(x.channels), "the factors do not fit the channels");
+    require_finite(scale.data(), scale.size(), "the factors must be finite");
     auto step = make<Quantize>(group, x, y, Format::u8);
     step->quantizer = quantizer;
+    step->scale = std::move(scale);
     return step;
 }
 

@@ -49,7 +49,7 @@ StepPointer make_multiply(Group&, const Value& a, const Value& b, const Value& y
 StepPointer make_affine(Group&, const Value& x, const Value& y, Numbers scale, Numbers shift);
 
 // quantize.cpp
-StepPointer make_quantize(Group&, const Value& x, const Value& y, const Quantizer&);
+StepPointer make_quantize(Group&, const Value& x, const Value& y, const Quantizer&, Numbers scale);
 StepPointer make_to_bf16(Group&, const Value& x, const Value& y);
 StepPointer make_round(Group&, const Value& x, const Value& y, const Quantizer&);
 
@@ -70,6 +70,7 @@ StepPointer make_resample(Group&, const Value& x, const Value& y, const Axis& ro
 // pool.cpp
 StepPointer make_max_pool(Group&, const Value& x, const Value& y, int kernel, int stride);
 enum class Statistic { mean, deviation };
-StepPointer make_global_pool(Group&, const Value& x, const Value& y, Statistic);
+StepPointer make_moments(Group&, const Value& x, const Value& y);
+StepPointer make_global_pool(Group&, const Value& x, const Value& y, int width, Statistic);
 
 }  // namespace bitsr

@@ -71,6 +71,9 @@ class Plan:
     def local(self, channels: int, width: int, format: Format, offset: int) -> int:
         """A value of tiles of ``width`` pixels, in the scratch; returns its id."""
 
+    def part(self, whole: int, start: int, channels: int) -> int:
+        """Some channels of an "f32" value as a value of their own, in its memory; returns its id."""
+
     def rows(self, height: int, width: int) -> None:
         """Begins a group whose tiles are up to 64 pixels of a row; local values have min(64, width) pixels."""
 
@@ -133,8 +136,8 @@ class Plan:
     def affine(self, x: int, y: int, scale: Floats, shift: Floats) -> None:
         """x * scale + shift, each one number or one per channel."""
 
-    def quantize(self, x: int, y: int, lower: float, step: float, levels: int) -> None:
-        """clip(rint((x - lower) / step), 0, levels), "f32" to "u8"."""
+    def quantize(self, x: int, y: int, lower: float, step: float, levels: int, scale: Floats | None) -> None:
+        """clip(rint((x * scale - lower) / step), 0, levels), "f32" to "u8"; ``scale`` is one number per channel."""
 
     def to_bf16(self, x: int, y: int) -> None: ...
     def round(self, x: int, y: int, lower: float, step: float, levels: int) -> None:
@@ -160,8 +163,11 @@ class Plan:
     def max_pool(self, x: int, y: int, kernel: int, stride: int) -> None:
         """Of a map, without padding, in a rows group of the size of the output."""
 
-    def global_pool(self, x: int, y: int, statistic: Literal["mean", "std"]) -> None:
-        """Of a map to a map of 1 x 1 pixels, in a channels group."""
+    def moments(self, x: int, y: int) -> None:
+        """Of x, H x W x C, for global_pool: y is a map of ceil(W / TILE) x H pixels and 2 C channels."""
+
+    def global_pool(self, x: int, y: int, width: int, statistic: Literal["mean", "std"]) -> None:
+        """From the moments of a map of ``width`` pixels to a map of 1 x 1 pixels, in a channels group."""
 
     def run(self, input: Floats, output: Floats, threads: int) -> None:
         """Reads and writes C-contiguous arrays of the plan's shapes on up to ``threads`` (1..256) threads, this one

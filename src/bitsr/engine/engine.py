@@ -15,6 +15,7 @@ from bitsr.engine.groups import Group, partition
 from bitsr.engine.matrices import matrix_of
 from bitsr.engine.memory import Memory, place
 from bitsr.engine.ops import Op, Value
+from bitsr.engine.parts import share_planes
 from bitsr.engine.rewrite import rewrite
 from bitsr.errors import PictureError
 from bitsr.program.program import Program
@@ -66,8 +67,9 @@ class Engine:
 
     def groups(self, height: int, width: int) -> list[Group]:
         """What runs together for a picture of ``height`` x ``width``; raises `PictureError`."""
-        graph = rewrite(self.program, self._shapes(height, width), self._matrices, self._floating)
-        return partition(graph, self._fuse)
+        graph = rewrite(self.program, self._shapes(height, width), self._matrices, self._floating, self._native.TILE)
+        groups = partition(graph, self._fuse)
+        return share_planes(groups) if self._fuse else groups
 
     def arena_bytes(self, height: int, width: int) -> int:
         """Memory that the maps of a picture of ``height`` x ``width`` take, in bytes; raises `PictureError`."""
@@ -117,20 +119,26 @@ def _write(plan: Any, groups: list[Group], memory: Memory) -> None:
         numbers[v] = plan.map(v.channels, v.height, v.width, v.format, v.border, v.fill, offset)
     for v, offset in memory.locals.items():
         numbers[v] = plan.local(v.channels, memory.widths[v], v.format, offset)
+
+    def number(v: Value) -> int:
+        if v not in numbers:
+            assert v.part_of is not None
+            whole, start = v.part_of
+            numbers[v] = plan.part(number(whole), start, v.channels)
+        return numbers[v]
+
     for group in groups:
         getattr(plan, group.domain.kind)(*group.domain.numbers)
         for op in group.ops:
-            _write_op(plan, op, numbers)
+            _write_op(plan, op, [number(v) for v in op.touched])
 
 
-def _write_op(plan: Any, op: Op, numbers: dict[Value, int]) -> None:
-    inputs = [numbers[x] for x in op.inputs]
-    if op.kind == "concat":
-        assert op.output is not None
-        to = 0
-        for x, number in zip(op.inputs, inputs, strict=True):
-            plan.copy(number, numbers[op.output], 0, to, x.channels)
-            to += x.channels
+def _write_op(plan: Any, op: Op, values: list[int]) -> None:
+    if op.kind != "concat":
+        getattr(plan, op.kind)(*values, *op.parameters)
         return
-    values = inputs if op.output is None else [*inputs, numbers[op.output]]
-    getattr(plan, op.kind)(*values, *op.parameters)
+    *inputs, made = values
+    to = 0
+    for x, number in zip(op.inputs, inputs, strict=True):
+        plan.copy(number, made, 0, to, x.channels)
+        to += x.channels

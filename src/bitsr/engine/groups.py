@@ -54,13 +54,16 @@ def domain_of(op: Op) -> Domain:
             _, window, shift = op.parameters[:3]
             return Domain("windows", (*op.size, window, shift))
         case "global_pool":
-            return Domain("channels", (op.inputs[0].channels,))
+            assert op.output is not None
+            return Domain("channels", (op.output.channels,))
+        case "moments":
+            return Domain("rows", op.inputs[0].size)
     return Domain("rows", op.size)
 
 
 def _fits_windows(op: Op) -> bool:
     """Ops that see one pixel of values alone (the caller's pictures are no values)."""
-    return not op.elsewhere and op.kind not in ("attention", "input", "output")
+    return not op.elsewhere and op.kind not in ("attention", "input", "output", "moments")
 
 
 class _Partition:
@@ -129,15 +132,10 @@ def _claims(graph: Graph) -> dict[Op, list[Op]]:
 
 
 def crossing(groups: list[Group]) -> set[Value]:
-    """Values that one group makes and another reads."""
-    made_in: dict[Value, int] = {}
-    found = set()
-    for i, group in enumerate(groups):
-        for op in group.ops:
-            found |= {x for x in op.inputs if made_in[x] != i}
-            if op.output is not None:
-                made_in[op.output] = i
-    return found
+    """Values that several groups use."""
+    first: dict[Value, int] = {}
+    uses = ((v.root, i) for i, group in enumerate(groups) for op in group.ops for v in op.touched)
+    return {root for root, i in uses if first.setdefault(root, i) < i}
 
 
 def _staged(group: Group, needed: set[Value]) -> Group:

@@ -19,7 +19,10 @@ Lives = Mapping[Value, tuple[int, int]]  # first and last time of use
 
 @dataclass
 class Memory:
-    """Offsets in words: of maps in the arena, of local values in the scratch; ``widths`` are those of the latter."""
+    """Offsets in words: of maps in the arena, of local values in the scratch; ``widths`` are those of the latter.
+
+    Values that are parts of others have no place of their own.
+    """
 
     maps: dict[Value, int]
     locals: dict[Value, int]
@@ -37,7 +40,7 @@ def place(groups: list[Group], native: Any) -> Memory:
     )
     memory = Memory(maps, {}, {}, arena, 0)
     for group in groups:
-        here = _lives(([op] for op in group.ops), {v for op in group.ops for v in _touched(op)} - shared)
+        here = _lives(([op] for op in group.ops), {v.root for op in group.ops for v in op.touched} - shared)
         width = group.domain.tile_width(native.TILE)
         offsets, top = _first_fit(here, _local_heirs(group.ops, here), partial(_tile_words, native, width))
         memory.locals.update(offsets)
@@ -50,16 +53,12 @@ def _tile_words(native: Any, width: int, v: Value) -> int:
     return int(native.tile_words(v.channels, width, v.format))
 
 
-def _touched(op: Op) -> tuple[Value, ...]:
-    return op.inputs if op.output is None else (*op.inputs, op.output)
-
-
 def _lives(times: Iterable[Iterable[Op]], values: set[Value]) -> dict[Value, tuple[int, int]]:
-    """When each of ``values`` is first and last used, in the order of their first use."""
+    """When each of ``values``, or a part of it, is first and last used, in the order of their first use."""
     lives: dict[Value, tuple[int, int]] = {}
     for time, ops in enumerate(times):
         for op in ops:
-            lives |= {v: (lives.get(v, (time, time))[0], time) for v in _touched(op) if v in values}
+            lives |= {v.root: (lives.get(v.root, (time, time))[0], time) for v in op.touched if v.root in values}
     return lives
 
 
@@ -68,27 +67,31 @@ def _local_heirs(ops: list[Op], lives: Lives) -> dict[Value, Value]:
     heirs: dict[Value, Value] = {}
     for i, op in enumerate(ops):
         made = op.output
-        if made is not None and made in lives and op.kind in IN_PLACE:
+        if made is not None and made in lives:
             for x in op.inputs:
-                if x in lives and lives[x][1] == i and x.layout == made.layout:
+                if x in lives and lives[x][1] == i and x.layout == made.layout and _in_place(op, x):
                     heirs[made] = x
     return heirs
+
+
+def _in_place(op: Op, x: Value) -> bool:
+    """Whether the op may write over ``x``: it reads no part of it besides."""
+    return op.kind in IN_PLACE and all(v is x for v in op.inputs if v.root is x)
 
 
 def _heirs(groups: list[Group], lives: Lives) -> dict[Value, Value]:
     """Maps that take the place of one that their group reads for the last time, each pixel before it is written."""
     heirs: dict[Value, Value] = {}
     for time, group in enumerate(groups):
-        dying = {x: i for i, op in enumerate(group.ops) for x in op.inputs if _ends(lives, x, time)}
+        dying = {x.root: i for i, op in enumerate(group.ops) for x in op.inputs if _ends(lives, x.root, time)}
         for op in group.ops:
             for x in op.elsewhere:
-                dying.pop(x, None)
+                dying.pop(x.root, None)
         for i, op in enumerate(group.ops):
             made = op.output
             if made is None or made not in lives:
                 continue
-            done = i if op.kind in IN_PLACE else i - 1
-            fitting = [x for x, read in dying.items() if read <= done and x.layout == made.layout]
+            fitting = [x for x, read in dying.items() if read < i + _in_place(op, x) and x.layout == made.layout]
             for x in fitting[:1]:
                 heirs[made] = x
                 del dying[x]

@@ -25,10 +25,16 @@ class Value:
     width: int
     border: int = 0
     fill: int = 0
+    part_of: tuple[Value, int] | None = None  # lies in the memory of another value, from one of its channels on
 
     @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
+
+    @property
+    def root(self) -> Value:
+        """The value whose memory this one lies in: itself, where it is no part."""
+        return self if self.part_of is None else self.part_of[0].root
 
     @property
     def layout(self) -> tuple[Any, ...]:
@@ -50,6 +56,10 @@ class Op:
     output: Value | None
     parameters: tuple[Any, ...] = ()
     elsewhere: tuple[Value, ...] = ()
+
+    @property
+    def touched(self) -> tuple[Value, ...]:
+        return self.inputs if self.output is None else (*self.inputs, self.output)
 
     @property
     def size(self) -> tuple[int, int]:

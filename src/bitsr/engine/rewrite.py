@@ -20,13 +20,15 @@ from bitsr.program.steps import PackedWeight, Quantizer, Step
 CODES = 0x01010101  # times a code: a word of four
 
 
-def rewrite(program: Program, shapes: Mapping[str, Shape], matrices: Mapping[str, Any], floating: Format) -> Graph:
+def rewrite(
+    program: Program, shapes: Mapping[str, Shape], matrices: Mapping[str, Any], floating: Format, tile: int
+) -> Graph:
     """The ops of ``program`` for maps of ``shapes``.
 
     ``matrices`` holds the native matrix of each layer by the name of its output; ``floating`` is the format in which
-    what is not integer is multiplied.
+    what is not integer is multiplied; ``tile`` is the number of pixels of a row that are worked on at a time.
     """
-    rewriter = Rewriter(program, shapes, matrices, floating)
+    rewriter = Rewriter(program, shapes, matrices, floating, tile)
     for step in program.steps:
         REWRITES[type(step)](rewriter, step)
     rewriter.ops.append(Op("output", (rewriter.maps[program.output],), None))
@@ -42,9 +44,9 @@ class Rewriter:
     """Ops so far, and the value of each map of the program; steps that change nothing only give it another name."""
 
     def __init__(
-        self, program: Program, shapes: Mapping[str, Shape], matrices: Mapping[str, Any], floating: Format
+        self, program: Program, shapes: Mapping[str, Shape], matrices: Mapping[str, Any], floating: Format, tile: int
     ) -> None:
-        self.program, self.shapes, self.matrices, self.floating = program, shapes, matrices, floating
+        self.program, self.shapes, self.matrices, self.floating, self.tile = program, shapes, matrices, floating, tile
         self.ops: list[Op] = []
         self.maps: dict[str, Value] = {}
         self._shared: dict[tuple[Any, ...], Value] = {}
@@ -70,16 +72,27 @@ class Rewriter:
             self._shared[shared] = value
         return self._shared[shared]
 
+    def moments(self, x: Value) -> Value:
+        """Means and sums of squares of each tile of ``x``, which statistics share."""
+        if ("moments", x) not in self._shared:
+            value = Value(f"moments {x.name}", "f32", 2 * x.channels, -(-x.width // self.tile), x.height)
+            self.ops.append(Op("moments", (x,), value))
+            self._shared["moments", x] = value
+        return self._shared["moments", x]
+
     def operand(self, step: steps.Linear | steps.Conv2d) -> Value:
         """What the layer's matrix is multiplied with."""
         x, quantizer = self.maps[step.x], step.quantizer
-        if step.input_scale is not None:
-            scale = self.program.tensor(step.input_scale)
-            x = self.derived("affine", x, "f32", scale, np.zeros(1, np.float32), key=step.input_scale)
+        scale = None if step.input_scale is None else self.program.tensor(step.input_scale)
         format = product_format(step, self.floating)
+        if format == "u8":
+            assert quantizer is not None
+            numbers = _numbers(quantizer)
+            return self.derived("quantize", x, "u8", *numbers, scale, key=(*numbers, step.input_scale))
+        if scale is not None:
+            x = self.derived("affine", x, "f32", scale, np.zeros(1, np.float32), key=step.input_scale)
         if quantizer is not None:
-            x = self.derived("quantize" if format == "u8" else "round", x, "u8" if format == "u8" else "f32",
-                             *_numbers(quantizer))  # fmt: skip
+            x = self.derived("round", x, "f32", *_numbers(quantizer))
         return self.derived("to_bf16", x, "bf16") if format == "bf16" else x
 
 
@@ -201,7 +214,9 @@ def _max_pool(to: Rewriter, step: steps.MaxPool) -> None:
 
 
 def _global_pool(to: Rewriter, step: steps.GlobalPool) -> None:
-    to.emit("global_pool", step.output, to.maps[step.x], parameters=(step.statistic,), elsewhere=True)
+    x = to.maps[step.x]
+    moments = to.moments(x)
+    to.emit("global_pool", step.output, moments, parameters=(x.width, step.statistic), elsewhere=True)
 
 
 REWRITES: dict[type[Step], Callable[[Rewriter, Any], None]] = {
