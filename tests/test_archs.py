@@ -13,6 +13,7 @@ from bitsr.archs.edsr import EDSR
 from bitsr.archs.espcn import ESPCN, ESPCNClip
 from bitsr.archs.imdn import IMDN
 from bitsr.archs.load import load
+from bitsr.archs.mambairv2 import MambaIRv2Light
 from bitsr.archs.msrresnet import MSRResNet
 from bitsr.archs.rfdn import RFDN
 from bitsr.archs.swinir import SwinIR, mlp_ratio
@@ -47,6 +48,12 @@ VARIANTS: list[tuple[type[nn.Module], dict]] = [
     (ESPCN, {"upscale": 3}),
     (ESPCN, {"upscale": 2, "channels": 3, "color": "rgb"}),
     (ESPCNClip, {"upscale": 4, "widths": (16, 8)}),
+]
+MAMBA = {"depths": (2, 1), "num_heads": (2, 3), "embed_dim": 12, "d_state": 3, "window_size": 4, "num_tokens": 5}
+VARIANTS += [
+    (MambaIRv2Light, MAMBA | {"upscale": 4}),
+    (MambaIRv2Light, MAMBA | {"upscale": 2, "inner_rank": 7, "mlp_ratio": 2.0, "resi_connection": "3conv"}),
+    (MambaIRv2Light, MAMBA | {"upscale": 3, "in_chans": 1, "window_size": 8}),
 ]
 IDS = [f"{i}-{cls.__name__}-x{config['upscale']}" for i, (cls, config) in enumerate(VARIANTS)]
 

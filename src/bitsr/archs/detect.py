@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from bitsr.archs import edsr, espcn, imdn, msrresnet, rfdn, swinir
+from bitsr.archs import edsr, espcn, imdn, mambairv2, msrresnet, rfdn, swinir
 from bitsr.archs.network import Config, Network, StateDict
 from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError, UnknownNetwork
@@ -17,6 +17,7 @@ NETWORKS: tuple[Network, ...] = (
     imdn.NETWORK,
     edsr.NETWORK,
     msrresnet.NETWORK,
+    mambairv2.NETWORK,
     espcn.NETWORK,
     espcn.NETWORK_CLIP,
 )

@@ -25,6 +25,9 @@ KNOWN = {
     "11af8ec8ebd68689e90ef1e29044f9804c72d3bd9f7573820b7b26035782760c": Known(
         "RFDN_AIM x4, njulj/RFDN", {"feature_range": 255.0}
     ),
+    "3e80def799232727ff0663f2b922135ba7d377699ad7b527862256f402414317": Known(
+        "MambaIRv2-light x4, NTIRE 2025 ESR team 40"
+    ),
     "d3394590387d79949fd557611e3254cc637ff5e0a6b6b7f061f0ce1a6bc11dde": Known(
         "ESPCN x2, Nhat-Thanh/ESPCN-Pytorch", {"color": "ycbcr"}
     ),

@@ -287,7 +287,7 @@ def detect(state: StateDict) -> Config | None:
         return None
     dim, channels = shape(state, "conv_first.weight")[:2]
     layers = count(state, "layers.{}.residual_group.blocks.0.norm1.weight")
-    window = _window(state, first)
+    window = window_of(state, first + "attn.relative_position_bias_table")
     upsampler, upscale = _upsampling(state, channels)
     config: Config = {
         "upscale": upscale,
@@ -309,9 +309,8 @@ def detect(state: StateDict) -> Config | None:
     return config
 
 
-def _window(state: StateDict, block: str) -> int:
-    """The bias table has (2 window - 1)**2 rows."""
-    key = block + "attn.relative_position_bias_table"
+def window_of(state: StateDict, key: str) -> int:
+    """The window of bias table ``key``, which has (2 window - 1)**2 rows."""
     rows = shape(state, key, 2)[0]
     window = (math.isqrt(rows) + 1) // 2
     if (2 * window - 1) ** 2 != rows:
