@@ -40,7 +40,7 @@ class _Maker:
 
     def add_some(self) -> None:
         kinds = (self.conv, self.conv, self.linear, self.norm, self.active, self.sum, self.gate, self.parts,
-                 self.attention, self.attention, self.resize, self.shuffle, self.pool)  # fmt: skip
+                 self.attention, self.attention, self.resize, self.shuffle, self.pool, self.scan)  # fmt: skip
         kinds[self.rng.integers(len(kinds))](self.pick(list(self.shapes)[-5:]))
 
     def end(self) -> None:
@@ -136,6 +136,23 @@ class _Maker:
         total = self.put(steps.Add, (*size, channels), a=x_padded, b=self.linear(attended, channels))
         self.norm(total)
         self.put(steps.Crop, self.shapes[x], x=total, like=x)
+
+    def scan(self, x: str) -> None:
+        """In the order of the input's largest channels, which are no matter of the last digit; y is linear in x."""
+        height, width, channels = self.shapes[x]
+        if (height, width) != self.shapes["input"][:2]:
+            return
+        classes = self.put(steps.ArgMax, (height, width, 1), x="input")
+        x = self.put(steps.Reorder, self.shapes[x], x=x, classes=classes, count=4)
+        delta = self.put(steps.Activation, self.shapes[x], x=self.linear("input", channels), function="softplus")
+        b, c = (self.put(steps.Slice, (height, width, 2), x="input", start=i, stop=i + 2) for i in (0, 3))
+        decay = self.tensor(-self.rng.uniform(0.1, 2, (channels, 2)).astype(np.float32))
+        y = self.put(
+            steps.SelectiveScan, self.shapes[x], x=x, delta=delta, b=b, c=c, decay=decay, skip=self.vector(channels)
+        )
+        self.put(steps.Reorder, self.shapes[x], x=y, classes=classes, count=4, back=True)
+        prompts = self.tensor(self.rng.normal(size=(6, channels)).astype(np.float32))
+        self.put(steps.Lookup, self.shapes[x], x=classes, table=prompts)
 
     def resize(self, x: str) -> None:
         height, width, channels = self.shapes[x]

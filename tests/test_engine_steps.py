@@ -29,8 +29,9 @@ def test_every_step_is_known() -> None:
 
 # ---- steps of one map -----------------------------------------------------------------------------------------------
 
+ACTIVATIONS = ("relu", "gelu", "sigmoid", "tanh", "clip", "softplus")
 ONE_MAP = {
-    **{name: steps.Activation(**X, function=name) for name in ("relu", "gelu", "sigmoid", "tanh", "clip")},  # type: ignore[arg-type]
+    **{name: steps.Activation(**X, function=name) for name in ACTIVATIONS},  # type: ignore[arg-type]
     "leaky_relu": steps.Activation(**X, function="leaky_relu", slope=0.2),
     "leaky_relu beyond 1": steps.Activation(**X, function="leaky_relu", slope=1.5),
     "affine": steps.Affine(**X, scale=3.0, shift=-0.5),
@@ -42,6 +43,8 @@ ONE_MAP = {
     "std": steps.GlobalPool(**X, statistic="std"),
     "pad": steps.Pad(**X, multiple=8),
     "no pad": steps.Pad(**X, multiple=1),
+    "symmetric pad": steps.Pad(**X, multiple=8, mode="symmetric"),
+    "argmax": steps.ArgMax(**X),
 }
 
 
@@ -49,6 +52,52 @@ ONE_MAP = {
 @pytest.mark.parametrize("name", ONE_MAP)
 def test_steps_of_one_map(name: str, size: tuple[int, int]) -> None:
     compare(program_of(9, ONE_MAP[name]), random_map(*size, 9))
+
+
+def test_softplus_far_from_zero() -> None:
+    x = np.linspace(-120, 120, 131, dtype=np.float32).reshape(1, -1, 1)
+    compare(program_of(1, steps.Activation(**X, function="softplus")), x, 1e-7)
+    near = x / 120
+    compare(program_of(1, steps.Activation(**X, function="softplus")), near, 3e-7)
+
+
+# ---- classes of pixels, and the scan ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_first_of_equals_is_the_largest(size: tuple[int, int]) -> None:
+    compare(program_of(9, steps.ArgMax(**X)), np.rint(random_map(*size, 9)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_of_a_table(size: tuple[int, int]) -> None:
+    numbers = np.rint(5 * random_map(*size, 1))
+    numbers[0, 0] = np.inf
+    compare(program_of(1, steps.Lookup(**X, table="t"), t=random_map(1, 7, 5)[0]), numbers)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("size", SIZES)
+def test_pixels_are_sorted_by_class_and_put_back(size: tuple[int, int], channels: int) -> None:
+    sort = steps.ArgMax("c", "input"), steps.Reorder("s", "input", "c", 3), steps.Affine("a", "s", 2.0, 1.0)
+    x = random_map(*size, channels)
+    compare(program_of(channels, *sort), x)
+    compare(program_of(channels, *sort, steps.Reorder("y", "a", "c", 3, back=True)), x)
+
+
+@pytest.mark.parametrize(("channels", "states"), [(1, 1), (16, 3), (17, 8), (48, 4)])
+def test_selective_scan(channels: int, states: int) -> None:
+    sizes = [channels, channels, states, states]
+    ends = np.cumsum(sizes).tolist()
+    maps = [steps.Slice(f"m{i}", "input", end - n, end) for i, (n, end) in enumerate(zip(sizes, ends, strict=True))]
+    delta = steps.Activation("delta", "m1", "softplus")
+    scan = steps.SelectiveScan("y", "m0", "delta", "m2", "m3", "decay", "skip")
+    tensors = {
+        "decay": -3 * np.abs(random_map(1, channels, states, 3)[0]),
+        "skip": random_map(1, 1, channels, 4)[0, 0],
+    }
+    for size in SIZES:
+        compare(program_of(ends[-1], *maps, delta, scan, **tensors), random_map(*size, ends[-1]))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 60])

@@ -265,6 +265,51 @@ def test_resample_max_pool_and_global_pool(rng):
         assert np.allclose(y[0, 0], reduce(x.astype(float), axis=(0, 1)), atol=1e-6)
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_pixels_are_gathered_in_order(rng, back):
+    x = random_picture(rng, 5, 70, 3)
+    x[..., 0] = rng.integers(-1, 6, (5, 70))
+    x[0, 0, 0] = np.nan
+
+    def build(b, x, y):
+        classes, order = b.map(1, 5, 70), b.map(1, 5, 70)
+        b.plan.copy(x, classes, 0, 0, 1)
+        b.plan.channels(1)
+        b.plan.sort_pixels(classes, order, 5, back)
+        b.plan.rows(5, 70)
+        b.plan.gather_pixels(x, order, y)
+
+    order = np.argsort(np.nan_to_num(x[..., 0]).clip(0, 4).ravel(), kind="stable")
+    expected = x.reshape(-1, 3)[np.argsort(order) if back else order].reshape(x.shape)
+    np.testing.assert_array_equal(one_step(x, x.shape, build), expected)
+
+
+def test_an_order_that_is_none_does_no_harm(rng):
+    x = random_picture(rng, 5, 70, 1)
+    y = one_step(x, x.shape, lambda b, x, y: b.plan.gather_pixels(x, x, y))
+    assert np.isin(y, x).all()
+
+
+def test_scan_in_tiles_of_channels(rng):
+    x = np.abs(random_picture(rng, 3, 70, 20))
+    decay, skip = -np.abs(random_picture(rng, 18, 2)), random_picture(rng, 18)
+
+    def build(b, x, y):
+        taken, state = b.map(18, 3, 70), b.map(2, 3, 70)
+        b.plan.copy(x, taken, 0, 0, 18)
+        b.plan.copy(x, state, 18, 0, 2)
+        b.plan.channels(2)
+        b.plan.scan(taken, taken, state, state, y, decay, skip)
+
+    h, expected = np.zeros((18, 2)), np.zeros((210, 18))
+    for t, pixel in enumerate(x.reshape(-1, 20).astype(float)):
+        u, b = pixel[:18], pixel[18:]
+        h = np.exp(u[:, None] * decay) * h + (u * u)[:, None] * b
+        expected[t] = h @ b + skip * u
+    y = one_step(x, (3, 70, 18), build).reshape(210, 18)
+    assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 def test_multiply_by_planes_and_by_one_channel(rng):
     x = random_picture(rng, 4, 70, 3)
 
@@ -391,6 +436,26 @@ def test_plans_refuse_what_does_not_fit():
         "pool stride": lambda p: p.max_pool(0, 1, 1, 0),
         "input size": lambda p: p.input(7),
         "input channels": lambda p: p.input(3),
+        "largest of several": lambda p: p.argmax(0, 1),
+        "table of other channels": lambda p: p.lookup(12, 1, np.ones((2, 3), f32)),
+        "table for several": lambda p: p.lookup(0, 1, np.ones((2, 4), f32)),
+        "empty table": lambda p: p.lookup(12, 1, np.ones((0, 4), f32)),
+        "infinite table": lambda p: p.lookup(12, 1, np.full((2, 4), np.inf, f32)),
+        "sort in rows": lambda p: p.sort_pixels(12, 13, 4, False),
+        "order of several": lambda p: p.gather_pixels(0, 9, 1),
+        "gather from another size": lambda p: p.gather_pixels(7, 12, 1),
+        "scan in rows": lambda p: p.scan(0, 0, 9, 9, 1, np.ones((4, 4), f32), ones),
+    }
+    channels = {
+        "no classes": lambda p: p.sort_pixels(12, 13, 0, False),
+        "classes of several": lambda p: p.sort_pixels(0, 13, 4, False),
+        "order of another size": lambda p: p.sort_pixels(12, 8, 4, False),
+        "scan in place": lambda p: p.scan(0, 1, 9, 9, 0, np.ones((4, 4), f32), ones),
+        "scan of another size": lambda p: p.scan(0, 7, 9, 9, 1, np.ones((4, 4), f32), ones),
+        "decays of other channels": lambda p: p.scan(0, 0, 9, 9, 1, np.ones((3, 4), f32), ones),
+        "decays of other states": lambda p: p.scan(0, 0, 9, 9, 1, np.ones((4, 3), f32), ones),
+        "infinite decays": lambda p: p.scan(0, 0, 9, 9, 1, np.full((4, 4), np.inf, f32), ones),
+        "skips": lambda p: p.scan(0, 0, 9, 9, 1, np.ones((4, 4), f32), ones[:3]),
     }
     windows = {
         "map in windows": lambda p: p.add(0, 1, 0),
@@ -424,9 +489,15 @@ def test_plans_refuse_what_does_not_fit():
         plan.map(4, 8, 8, "f32", 1, 0, 6 * place)
         plan.local(12, 16, "f32", 1024)  # 10
         plan.local(4, 32, "f32", 2048)
+        plan.map(1, 8, 8, "f32", 0, 0, 7 * place)  # 12
+        plan.map(1, 8, 8, "f32", 0, 0, 8 * place)
         return plan
 
-    for begin, calls in ((lambda p: p.rows(8, 8), rows), (lambda p: p.windows(8, 8, 4, 0), windows)):
+    for begin, calls in (
+        (lambda p: p.rows(8, 8), rows),
+        (lambda p: p.windows(8, 8, 4, 0), windows),
+        (lambda p: p.channels(1), channels),
+    ):
         for name, call in calls.items():
             plan = plan_with_values()
             with pytest.raises(ValueError):

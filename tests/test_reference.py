@@ -20,6 +20,7 @@ from bitsr.program.steps import PackedWeight, Quantizer, Step
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
+from bitsr.archs.selective_scan import sequential_scan  # noqa: E402
 from bitsr.archs.swinir import SwinBlock, merge, partition, relative_position_index, shift_mask  # noqa: E402
 from bitsr.lowering.torch_arrays import TorchArrays  # noqa: E402
 
@@ -79,6 +80,8 @@ ONE_MAP = {
     "sigmoid": (steps.Activation(**X, function="sigmoid"), torch.sigmoid),
     "tanh": (steps.Activation(**X, function="tanh"), torch.tanh),
     "clip": (steps.Activation(**X, function="clip"), lambda x: x.clamp(0, 1)),
+    "softplus": (steps.Activation(**X, function="softplus"), F.softplus),
+    "argmax": (steps.ArgMax(**X), lambda x: x.argmax(1, keepdim=True).float()),
     "affine": (steps.Affine(**X, scale=3.0, shift=-0.5), lambda x: 3 * x - 0.5),
     "affine per channel": (
         steps.Affine(**X, scale=tuple(map(float, range(8))), shift=1.0),
@@ -133,6 +136,44 @@ def test_resize(size: tuple[int, int], mode: Any) -> None:
 def test_max_pool(size: tuple[int, int], kernel: int, stride: int) -> None:
     x = random_map(*size, 3)
     close(both(steps.MaxPool(**X, kernel=kernel, stride=stride), {"x": x}), hwc(F.max_pool2d(nchw(x), kernel, stride)))
+
+
+def test_the_first_of_equals_is_the_largest() -> None:
+    x = np.array([[[1, 3, 3, 2], [0, 0, 0, 0], [-2, -1, -3, -1]]], np.float32)
+    assert both(steps.ArgMax(**X), {"x": x}).ravel().tolist() == [1, 0, 1]
+
+
+def test_rows_of_a_table() -> None:
+    table = random_map(1, 4, 3)[0]
+    numbers = np.array([[0, 3, 1], [9, -2, np.nan]], np.float32)[..., None]
+    y = both(steps.Lookup(**X, table="t"), {"x": numbers}, t=table)
+    np.testing.assert_array_equal(y.reshape(-1, 3), table[[0, 3, 1, 3, 0, 0]])
+
+
+def test_pixels_are_sorted_by_class_and_put_back() -> None:
+    x, classes = random_map(2, 4, 3), np.array([[2, 0, 1, 0], [1, 2, 7, 0]], np.float32)[..., None]
+    y = both(steps.Reorder(**X, classes="c", count=3), {"x": x, "c": classes})
+    np.testing.assert_array_equal(y.reshape(-1, 3), x.reshape(-1, 3)[[1, 3, 7, 2, 4, 0, 5, 6]])
+    np.testing.assert_array_equal(both(steps.Reorder(**X, classes="c", count=3, back=True), {"x": y, "c": classes}), x)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_selective_scan(size: tuple[int, int]) -> None:
+    x, delta, b, c = (random_map(*size, n, seed) for seed, n in enumerate((4, 4, 3, 3)))
+    decay, skip = -np.abs(random_map(1, 4, 3, 5)[0]), random_map(1, 1, 4, 6)[0, 0]
+    delta = np.abs(delta)
+    step = steps.SelectiveScan("y", "x", "d", "b", "c", "decay", "skip")
+    y = both(step, {"x": x, "d": delta, "b": b, "c": c}, decay=decay, skip=skip)
+    tokens = [torch.from_numpy(v.reshape(1, -1, v.shape[2])).double() for v in (x, delta, b, c)]
+    parameters = [torch.from_numpy(v).double() for v in (decay, skip)]
+    expected = sequential_scan(tokens[0], tokens[1], parameters[0], tokens[2], tokens[3], parameters[1])
+    close(y, expected.view(x.shape).numpy())
+
+
+def test_symmetric_padding_repeats_the_last_pixel() -> None:
+    x = np.arange(3, dtype=np.float32).reshape(1, 3, 1)
+    y = both(steps.Pad(**X, multiple=8, mode="symmetric"), {"x": x})
+    assert y.shape == (8, 8, 1) and y[5, :, 0].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
 
 
 def test_pad_reflects_and_crop_undoes_it() -> None:

@@ -13,6 +13,7 @@ from bitsr.archs.detect import descriptor_of
 from bitsr.archs.edsr import EDSR
 from bitsr.archs.espcn import ESPCN, ESPCNClip
 from bitsr.archs.imdn import IMDN
+from bitsr.archs.mambairv2 import MambaIRv2Light
 from bitsr.archs.msrresnet import MSRResNet
 from bitsr.archs.rfdn import RFDN
 from bitsr.archs.swinir import SwinIR
@@ -25,6 +26,11 @@ def swinir(**options: object) -> SwinIR:
     return SwinIR(**(tiny | options))  # type: ignore[arg-type]
 
 
+def mamba(**options: object) -> MambaIRv2Light:
+    tiny = {"depths": (2,), "num_heads": (2,), "embed_dim": 12, "d_state": 3, "window_size": 4, "num_tokens": 5}
+    return MambaIRv2Light(**(tiny | options))  # type: ignore[arg-type]
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "swinir light x4": lambda: swinir(),
     "swinir classical x3": lambda: swinir(upscale=3, upsampler="pixelshuffle", resi_connection="3conv"),
@@ -33,6 +39,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "swinir grey x1": lambda: swinir(upscale=1, in_chans=1, upsampler=""),
     "swinir trained on one window": lambda: swinir(img_size=4),
     "swinir trained on half a window": lambda: swinir(img_size=4, window_size=8),
+    "mambairv2 light x4": lambda: mamba(),
+    "mambairv2 light grey x2": lambda: mamba(upscale=2, in_chans=1, mlp_ratio=1.5, resi_connection="3conv"),
     "rfdn": lambda: RFDN(nf=8),
     "rfdn 0..255": lambda: RFDN(nf=8, upscale=2, feature_range=255.0),
     "imdn": lambda: IMDN(nf=16, upscale=2),

@@ -50,7 +50,7 @@ void Checks::same_channels(const Value& a, const Value& b) const {
 
 void Checks::at_tile(const Value& v) const {
     if (v.is_map()) {
-        require(group_.domain == Domain::rows, "only gather, scatter and global_pool touch maps outside of rows groups");
+        require(group_.domain == Domain::rows, "this step touches maps in rows groups only");
         require(v.height == group_.height && v.width == group_.width, "a map is not of the size of the group");
     } else {
         require(v.width == group_.tile_width(), "a local value is not of the width of the group's tiles");

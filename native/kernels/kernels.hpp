@@ -56,7 +56,7 @@ struct Gemm {
     int rows_per_group;
 };
 
-enum class Function { relu, leaky_relu, gelu, sigmoid, tanh, clip };
+enum class Function { relu, leaky_relu, gelu, sigmoid, tanh, clip, softplus };
 
 // Attention of the queries of one window, head after head; tokens are words, channels planes.
 // score = (scale q) k^T + bias, -100 where regions differ; output = softmax(score) v.
@@ -70,6 +70,19 @@ struct Attention {
     Format scores, values;  // of the operands of both products
     const Quantizer *q, *k, *attention, *v;  // null: not quantized; both of a pair where that product is u8
     Word* scratch;          // attention_scratch(...) words, 64-byte aligned
+};
+
+constexpr int kScanChannels = 16;  // that a scan works on side by side
+
+// h = exp(delta * decay) h + delta x b, y = sum of c h + skip x, pixel after pixel: `channels` planes of x, delta and y,
+// `states` planes of b and c.  Arrays of kScanChannels hold one number per channel.
+struct Scan {
+    Planes x, delta, b, c, y;
+    int channels, states, pixels;
+    const float* decay;  // states x kScanChannels, times log2(e)
+    const float* skip;   // kScanChannels
+    float* state;        // states x kScanChannels: before the first pixel, left as it is after the last
+    float* scratch;      // 2 x pixels x kScanChannels
 };
 
 struct Kernels {
@@ -103,6 +116,9 @@ struct Kernels {
                    std::ptrdiff_t stride);
     // Of each channel the mean of `pixels` numbers and the sum of squares about it; `pitch` floats between channels.
     void (*moments)(Planes x, int channels, int pixels, float* mean, float* squares, std::ptrdiff_t pitch);
+    // The number of the largest channel, the first one of equals.
+    void (*argmax)(Planes x, Planes y, int channels, int width);
+    void (*scan)(const Scan&);
 };
 
 // The best table for this CPU, or the one that BITSR_ISA names; throws std::runtime_error where that does not exist.

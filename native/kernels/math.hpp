@@ -59,6 +59,16 @@ BITSR_INLINE void gelu(F (&x)[many]) {
 
 BITSR_INLINE F sigmoid(F x) { return 1.0f / (1.0f + exp2(x * -log2e)); }
 
+// max(x, 0) + log(1 + e^-|x|), the logarithm as the series of 2 artanh(u / (2 + u)), u = e^-|x|: absolute error 1e-7.
+BITSR_INLINE F softplus(F x) {
+    const F u = exp2(magnitude(x, splat(87.0f)) * -log2e);
+    const F s = u / (2.0f + u);
+    const F square[1] = {s * s};
+    F series[1];
+    polynomial(square, series, {1 / 13.0f, 1 / 11.0f, 1 / 9.0f, 1 / 7.0f, 1 / 5.0f, 1 / 3.0f, 1.0f});
+    return fma(2.0f * s, series[0], max(x, F{}));
+}
+
 BITSR_INLINE F tanh(F x) {
     const F e = exp2(magnitude(x, splat(20.0f)) * (-2.0f * log2e));
     const U sign = as_unsigned(x) & 0x80000000u;

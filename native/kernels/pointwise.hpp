@@ -43,6 +43,8 @@ static void activate(Function function, float slope, Planes x, Planes y, int cha
             return map_planes(x, y, channels, width, [](F v) { return tanh(v); });
         case Function::clip:
             return map_planes(x, y, channels, width, [](F v) { return min(max(v, F{}), splat(1.0f)); });
+        case Function::softplus:
+            return map_planes(x, y, channels, width, [](F v) { return softplus(v); });
     }
 }
 
@@ -120,5 +122,18 @@ static void moments(Planes x, int channels, int pixels, float* mean, float* squa
         float part = total(parts);
         for (int i = whole; i < pixels; ++i) part += (row[i] - centre) * (row[i] - centre);
         *mean = centre, *squares = part;
+    }
+}
+
+static void argmax(Planes x, Planes y, int channels, int width) {
+    for (int i = 0; i < width; i += L) {
+        F largest = load<F>(x.floats(0) + i), number = {};
+        for (int c = 1; c < channels; ++c) {
+            const F v = load<F>(x.floats(c) + i);
+            const I larger = v > largest;
+            largest = larger ? v : largest;
+            number = larger ? splat(static_cast<float>(c)) : number;
+        }
+        store(y.floats(0) + i, number);
     }
 }

@@ -10,12 +10,14 @@
 #include "math.hpp"
 #include "pointwise.hpp"
 #include "attention.hpp"
+#include "scan.hpp"
 
 extern const Kernels table;
 const Kernels table = {
     BITSR_NAME, L,
     pack, packed_words, gemm, products,
     attention_scratch, attention,
-    layer_norm, quantize, to_bf16, round_to, activate, add, multiply, affine, moments,
+    layer_norm, quantize, to_bf16, round_to, activate, add, multiply, affine, moments, argmax,
+    scan,
 };
 // clang-format on

@@ -27,6 +27,7 @@ Function function_named(const std::string& name) {
     if (name == "sigmoid") return Function::sigmoid;
     if (name == "tanh") return Function::tanh;
     if (name == "clip") return Function::clip;
+    if (name == "softplus") return Function::softplus;
     throw std::invalid_argument("there is no function " + name);
 }
 
@@ -139,6 +140,39 @@ void bind_products(nb::class_<Plan>& plan) {
         "x", "y", "heads", "window", "shift", "scale", "bias", "scores", "values", "q", "k", "attention", "v");
 }
 
+void bind_scan(nb::class_<Plan>& plan) {
+    using Rows = const Array<float, 2>&;
+    const auto side = [](Rows array, int axis) { return int(std::min<std::size_t>(array.shape(axis), 1 << 30)); };
+    define<int, int>(
+        plan, "argmax", [](Plan& p, Group& g, int x, int y) { return make_argmax(g, p.value(x), p.value(y)); }, "x",
+        "y");
+    define<int, int, Rows>(
+        plan, "lookup",
+        [side](Plan& p, Group& g, int x, int y, Rows table) {
+            return make_lookup(g, p.value(x), p.value(y), {side(table, 0), side(table, 1), table.data()});
+        },
+        "x", "y", "table");
+    define<int, int, int, bool>(
+        plan, "sort_pixels",
+        [](Plan& p, Group& g, int classes, int y, int count, bool back) {
+            return make_sort_pixels(g, p.value(classes), p.value(y), count, back);
+        },
+        "classes", "y", "count", "back");
+    define<int, int, int>(
+        plan, "gather_pixels",
+        [](Plan& p, Group& g, int x, int order, int y) {
+            return make_gather_pixels(g, p.value(x), p.value(order), p.value(y));
+        },
+        "x", "order", "y");
+    define<int, int, int, int, int, Rows, Floats>(
+        plan, "scan",
+        [side](Plan& p, Group& g, int x, int delta, int b, int c, int y, Rows decay, Floats skip) {
+            return make_scan(g, p.value(x), p.value(delta), p.value(b), p.value(c), p.value(y),
+                             {side(decay, 0), side(decay, 1), decay.data()}, numbers(skip));
+        },
+        "x", "delta", "b", "c", "y", "decay", "skip");
+}
+
 void bind_pointwise(nb::class_<Plan>& plan) {
     define<int, int, Floats, Floats, double>(
         plan, "layer_norm",
@@ -189,6 +223,7 @@ void bind_pointwise(nb::class_<Plan>& plan) {
 void bind_steps(nb::class_<Plan>& plan) {
     bind_moves(plan);
     bind_products(plan);
+    bind_scan(plan);
     bind_pointwise(plan);
 }
 

@@ -56,6 +56,11 @@ struct Affine : Step {
     }
 };
 
+struct ArgMax : Step {
+    Value x, y;
+    void run(const Tile& t) const override { t.kernels.argmax(t.at(x), t.at(y), x.channels, t.width); }
+};
+
 void check_floats(Checks& checks, const Value& x, const Value& y) {
     checks.format(x, Format::f32);
     checks.format(y, Format::f32);
@@ -141,6 +146,19 @@ StepPointer make_multiply(Group& group, const Value& a, const Value& b, const Va
     auto step = std::make_unique<Multiply>();
     step->a = a;
     step->b = b;
+    step->y = y;
+    return step;
+}
+
+StepPointer make_argmax(Group& group, const Value& x, const Value& y) {
+    Checks checks(group);
+    check_floats(checks, x, y);
+    checks.disjoint(x, y);
+    require(y.channels == 1, "the number of the largest channel is one channel");
+    checks.reads(x);
+    checks.writes(y);
+    auto step = std::make_unique<ArgMax>();
+    step->x = x;
     step->y = y;
     return step;
 }

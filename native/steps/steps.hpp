@@ -48,6 +48,25 @@ StepPointer make_add(Group&, const Value& a, const Value& b, const Value& y);
 StepPointer make_multiply(Group&, const Value& a, const Value& b, const Value& y);
 StepPointer make_affine(Group&, const Value& x, const Value& y, Numbers scale, Numbers shift);
 
+StepPointer make_argmax(Group&, const Value& x, const Value& y);
+
+// reorder.cpp: the values of classes are cut to 0..count - 1
+struct Table {
+    int rows, channels;
+    const float* numbers;  // rows x channels
+};
+StepPointer make_lookup(Group&, const Value& x, const Value& y, const Table&);
+StepPointer make_sort_pixels(Group&, const Value& classes, const Value& y, int count, bool back);
+StepPointer make_gather_pixels(Group&, const Value& x, const Value& order, const Value& y);
+
+// scan.cpp
+struct Decays {
+    int channels, states;
+    const float* numbers;  // channels x states
+};
+StepPointer make_scan(Group&, const Value& x, const Value& delta, const Value& b, const Value& c, const Value& y,
+                      const Decays&, const Numbers& skip);
+
 // quantize.cpp
 StepPointer make_quantize(Group&, const Value& x, const Value& y, const Quantizer&, Numbers scale);
 StepPointer make_to_bf16(Group&, const Value& x, const Value& y);

@@ -226,6 +226,20 @@ void test_pointwise(const Kernels& k) {
     activation("sigmoid", Function::sigmoid, 1e-6, [](double v) { return 1 / (1 + std::exp(-v)); });
     activation("tanh", Function::tanh, 1e-6, [](double v) { return std::tanh(v); });
     activation("clip", Function::clip, 0, [](double v) { return std::min(std::max(v, 0.0), 1.0); });
+    activation("softplus", Function::softplus, 3e-7,
+               [](double v) { return std::max(v, 0.0) + std::log1p(std::exp(-std::abs(v))); });
+
+    for (Word& w : x.words) {
+        const float few = std::nearbyint(normal(1.5f));
+        std::memcpy(&w, &few, sizeof w);
+    }
+    k.argmax(x.planes(), z.planes(), channels, width);
+    for (int i = 0; i < width; ++i) {
+        int largest = 0;
+        for (int c = 1; c < channels; ++c)
+            if (x.at(c, i) > x.at(largest, i)) largest = c;
+        expect(z.at(0, i) == float(largest), k, "argmax");
+    }
 
     x.fill(real(0.1f, 5), real(-3, 3));
     std::vector<double> mean(width), variance(width, 1e-5f);
@@ -237,6 +251,36 @@ void test_pointwise(const Kernels& k) {
     check("layer_norm", channels < 8 ? 2e-3 : 2e-5, [&](int c, int i) {
         return (x.at(c, i) - mean[i]) / std::sqrt(variance[i]) * weight[c] + bias[c];
     });
+}
+
+void test_scan(const Kernels& k) {
+    const int channels = whole(1, kScanChannels), states = whole(1, 9), pixels = whole(1, 70);
+    Map x(channels, pixels), delta(channels, pixels), y(channels, pixels), b(states, pixels), c(states, pixels);
+    x.fill(1), delta.fill(0.1f, 0.5f), b.fill(1), c.fill(1);
+    std::vector<float> decay(states * kScanChannels), skip(kScanChannels), state(states * kScanChannels);
+    for (float& number : decay) number = real(-3, 0) * 1.44269504f;
+    for (float& number : skip) number = normal(1);
+    for (float& number : state) number = normal(1);
+    std::vector<float> scratch(2 * pixels * kScanChannels);
+    std::vector<double> h(state.begin(), state.end());
+    k.scan({x.planes(), delta.planes(), b.planes(), c.planes(), y.planes(), channels, states, pixels, decay.data(),
+            skip.data(), state.data(), scratch.data()});
+    Worst worst;
+    for (int i = 0; i < pixels; ++i)
+        for (int channel = 0; channel < channels; ++channel) {
+            double sum = double(skip[channel]) * x.at(channel, i);
+            for (int n = 0; n < states; ++n) {
+                const int at = n * kScanChannels + channel;
+                const double step = delta.at(channel, i);
+                h[at] = std::exp2(step * decay[at]) * h[at] + step * x.at(channel, i) * b.at(n, i);
+                sum += h[at] * c.at(n, i);
+            }
+            worst.see(y.at(channel, i), sum);
+        }
+    for (int n = 0; n < states; ++n)
+        for (int channel = 0; channel < channels; ++channel)
+            worst.see(state[n * kScanChannels + channel], h[n * kScanChannels + channel]);
+    expect(worst.within(2e-6), k, "scan" + worst.text());
 }
 
 struct Case {  // of attention
@@ -357,6 +401,7 @@ int main(int count, char** arguments) {
             for (int i = 0; i < 10; ++i) test_codes(k);
             test_bf16(k);
             test_pointwise(k);
+            test_scan(k);
             test_attention(k, random_case());
             test_not_a_number(k);
         }

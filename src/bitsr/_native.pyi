@@ -127,7 +127,11 @@ class Plan:
         """Over the channels of each pixel, biased variance."""
 
     def activation(
-        self, x: int, y: int, function: Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "clip"], slope: float
+        self,
+        x: int,
+        y: int,
+        function: Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "clip", "softplus"],
+        slope: float,
     ) -> None: ...
     def add(self, a: int, b: int, y: int) -> None: ...
     def multiply(self, a: int, b: int, y: int) -> None:
@@ -168,6 +172,23 @@ class Plan:
 
     def global_pool(self, x: int, y: int, width: int, statistic: Literal["mean", "std"]) -> None:
         """From the moments of a map of ``width`` pixels to a map of 1 x 1 pixels, in a channels group."""
+
+    def argmax(self, x: int, y: int) -> None:
+        """The number of x's largest channel, the first one of equals."""
+
+    def lookup(self, x: int, y: int, table: Floats) -> None:
+        """Row x of the table (rows, channels); x is cut to the rows there are."""
+
+    def sort_pixels(self, classes: int, y: int, count: int, back: bool) -> None:
+        """To a map of numbers of pixels (32-bit integers) in the order of their class, cut to 0 .. count - 1; with
+        ``back`` the places of the pixels instead.  In a channels group of one."""
+
+    def gather_pixels(self, x: int, order: int, y: int) -> None:
+        """The pixels of a map that ``order`` names, as `sort_pixels` leaves it."""
+
+    def scan(self, x: int, delta: int, b: int, c: int, y: int, decay: Floats, skip: Floats) -> None:
+        """The selective scan of maps; ``decay`` is (channels, states).  In a channels group of one for each 16 channels
+        or part of them."""
 
     def run(self, input: Floats, output: Floats, threads: int) -> None:
         """Reads and writes C-contiguous arrays of the plan's shapes on up to ``threads`` (1..256) threads, this one

@@ -14,6 +14,8 @@ from typing import Literal
 
 from bitsr.engine.ops import Graph, Op, Value
 
+SCAN_CHANNELS = 16  # of a tile of a scan, as the native one has it
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -58,6 +60,10 @@ def domain_of(op: Op) -> Domain:
             return Domain("channels", (op.output.channels,))
         case "moments":
             return Domain("rows", op.inputs[0].size)
+        case "scan":
+            return Domain("channels", (-(-op.inputs[0].channels // SCAN_CHANNELS),))
+        case "sort_pixels":
+            return Domain("channels", (1,))
     return Domain("rows", op.size)
 
 

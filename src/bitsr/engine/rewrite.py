@@ -62,13 +62,14 @@ class Rewriter:
         """The step gives what it reads."""
         self.maps[step.output] = self.maps[step.x]
 
-    def derived(self, kind: str, x: Value, format: Format, *parameters: Any, key: Any = None) -> Value:
-        """``x`` after a pointwise op, which steps that need the same share; ``key`` stands for arrays among what they
-        need."""
+    def derived(
+        self, kind: str, x: Value, format: Format, *parameters: Any, key: Any = None, elsewhere: bool = False
+    ) -> Value:
+        """``x`` after an op, which steps that need the same share; ``key`` stands for arrays among what they need."""
         shared = (kind, x, key if key is not None else parameters)
         if shared not in self._shared:
             value = Value(f"{kind} {x.name}", format, x.channels, x.height, x.width)
-            self.ops.append(Op(kind, (x,), value, parameters))
+            self.ops.append(Op(kind, (x,), value, parameters, (x,) if elsewhere else ()))
             self._shared[shared] = value
         return self._shared[shared]
 
@@ -186,7 +187,8 @@ def _resize(to: Rewriter, step: steps.Resize) -> None:
 
 def _pad(to: Rewriter, step: steps.Pad) -> None:
     old, new = to.maps[step.x].size, to.shapes[step.output][:2]
-    _resample(to, step, *(_axis([reflection(*sizes)], [np.ones(sizes[1])]) for sizes in zip(old, new, strict=True)))
+    mirrors = [(reflection(*sizes, step.mode), np.ones(sizes[1])) for sizes in zip(old, new, strict=True)]
+    _resample(to, step, *(_axis([indices], [weights]) for indices, weights in mirrors))
 
 
 def _resample(to: Rewriter, step: steps.Pad | steps.Resize, *axes: tuple[NDArray[Any], ...]) -> None:
@@ -219,6 +221,29 @@ def _global_pool(to: Rewriter, step: steps.GlobalPool) -> None:
     to.emit("global_pool", step.output, moments, parameters=(x.width, step.statistic), elsewhere=True)
 
 
+# ---- classes of pixels, and the scan ---------------------------------------------------------------------------------
+
+
+def _argmax(to: Rewriter, step: steps.ArgMax) -> None:
+    to.emit("argmax", step.output, to.maps[step.x])
+
+
+def _lookup(to: Rewriter, step: steps.Lookup) -> None:
+    to.emit("lookup", step.output, to.maps[step.x], parameters=(to.program.tensor(step.table),))
+
+
+def _reorder(to: Rewriter, step: steps.Reorder) -> None:
+    order = to.derived("sort_pixels", to.maps[step.classes], "f32", step.count, step.back, elsewhere=True)
+    to.emit("gather_pixels", step.output, to.maps[step.x], order)
+    to.ops[-1].elsewhere = (to.maps[step.x],)
+
+
+def _scan(to: Rewriter, step: steps.SelectiveScan) -> None:
+    inputs = (to.maps[name] for name in (step.x, step.delta, step.b, step.c))
+    parameters = (to.program.tensor(step.decay), to.program.tensor(step.skip))
+    to.emit("scan", step.output, *inputs, parameters=parameters, elsewhere=True)
+
+
 REWRITES: dict[type[Step], Callable[[Rewriter, Any], None]] = {
     steps.Linear: _linear,
     steps.Conv2d: _conv2d,
@@ -234,6 +259,10 @@ REWRITES: dict[type[Step], Callable[[Rewriter, Any], None]] = {
     steps.Resize: _resize,
     steps.MaxPool: _max_pool,
     steps.GlobalPool: _global_pool,
+    steps.ArgMax: _argmax,
+    steps.Lookup: _lookup,
+    steps.Reorder: _reorder,
+    steps.SelectiveScan: _scan,
     steps.Pad: _pad,
     steps.Crop: _crop,
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bitsr.errors import ConfigError
 from bitsr.export.graph import PIXELS, PLANES, Graph, Layout
 from bitsr.export.layers import conv2d, linear, window_attention
 from bitsr.program import steps
@@ -15,7 +16,9 @@ from bitsr.program.steps import Step
 
 
 def write_step(step: Step, graph: Graph) -> None:
-    """Append the nodes of ``step`` and put the map that it makes."""
+    """Append the nodes of ``step`` and put the map that it makes; raises `ConfigError` for one that has no writer."""
+    if type(step) not in WRITERS:
+        raise ConfigError(f"step {step.output!r}: bitsr cannot write {type(step).__name__} as ONNX")
     graph.scope = step.output
     WRITERS[type(step)](step, graph)
 
@@ -40,7 +43,8 @@ def activation(step: steps.Activation, graph: Graph) -> None:
         case "clip":
             y = graph.add("Clip", x, graph.number(0), graph.number(1))
         case _:
-            y = graph.add({"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}[step.function], x)
+            kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softplus": "Softplus"}
+            y = graph.add(kinds[step.function], x)
     graph.put(step.output, layout, y, step.x)
 
 
@@ -137,10 +141,13 @@ def pad(step: steps.Pad, graph: Graph) -> None:
         i = graph.add(
             "Range", graph.integer(0), graph.add("Mul", above, graph.integer(step.multiple)), graph.integer(1)
         )
-        period = graph.add("Mul", graph.add("Sub", side, graph.integer(1)), graph.integer(2))
-        period = graph.add("Max", period, graph.integer(1))
+        repeated = int(step.mode == "symmetric")
+        last = graph.add("Mul", graph.add("Sub", side, graph.integer(1)), graph.integer(2))
+        if repeated:  # the last pixel stands twice, and so does the first
+            last = graph.add("Add", last, graph.integer(1))
+        period = graph.add("Max", graph.add("Add", last, graph.integer(repeated)), graph.integer(1))
         i = graph.add("Mod", i, period)
-        x = graph.add("Gather", x, graph.add("Min", i, graph.add("Sub", period, i)), axis=axis + _first_side(layout))
+        x = graph.add("Gather", x, graph.add("Min", i, graph.add("Sub", last, i)), axis=axis + _first_side(layout))
     graph.put(step.output, layout, x)
 
 

@@ -93,6 +93,9 @@ def _from_json(kind: Any, value: Json, where: str) -> Any:
         whole = isinstance(value, int) and not isinstance(value, bool)
         _expect(whole and abs(value) <= _LARGEST, where, "a whole number", value)
         return value
+    if kind is bool:
+        _expect(isinstance(value, bool), where, "true or false", value)
+        return value
     assert kind is str, kind
     _expect(isinstance(value, str), where, "a string", value)
     return value

@@ -108,10 +108,31 @@ class Builder:
             heads=heads, window=window, shift=shift, scale=scale, **operands,
         )  # fmt: skip
 
+    def matrix(self, x: str, name: str, weight: ArrayLike | Tensor, bias: ArrayLike | Tensor | None = None) -> str:
+        """A floating-point linear layer that no module of its own holds; ``weight`` is out x in."""
+        kept = None if bias is None else self.tensor(f"{name}.bias", bias)
+        return self._emit(steps.Linear, name, x=x, weight=self.tensor(f"{name}.weight", weight), bias=kept)
+
+    def lookup(self, x: str, name: str, table: ArrayLike | Tensor) -> str:
+        """Row ``x`` of ``table`` (rows x channels)."""
+        return self._emit(steps.Lookup, name, x=x, table=self.tensor(f"{name}.table", table))
+
+    def selective_scan(
+        self, x: str, delta: str, b: str, c: str, name: str, decay: ArrayLike | Tensor, skip: ArrayLike | Tensor
+    ) -> str:
+        """Over all pixels in reading order; ``decay`` is channels x states, ``skip`` channels."""
+        return self._emit(
+            steps.SelectiveScan, name, x=x, delta=delta, b=b, c=c, decay=self.tensor(f"{name}.decay", decay),
+            skip=self.tensor(f"{name}.skip", skip),
+        )  # fmt: skip
+
     # ---- steps without tensors ----------------------------------------------------------------------------------
 
     def activation(
-        self, x: str, function: Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "clip"], slope: float = 0.0
+        self,
+        x: str,
+        function: Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "clip", "softplus"],
+        slope: float = 0.0,
     ) -> str:
         return self._emit(steps.Activation, function, x=x, function=function, slope=slope)
 
@@ -155,9 +176,17 @@ class Builder:
     def global_pool(self, x: str, statistic: Literal["mean", "std"]) -> str:
         return self._emit(steps.GlobalPool, statistic, x=x, statistic=statistic)
 
-    def pad(self, x: str, multiple: int) -> str:
-        """Reflect bottom and right, to sides that are multiples of ``multiple``."""
-        return x if multiple == 1 else self._emit(steps.Pad, "pad", x=x, multiple=multiple)
+    def argmax(self, x: str) -> str:
+        """The number of the largest channel."""
+        return self._emit(steps.ArgMax, "argmax", x=x)
+
+    def reorder(self, x: str, classes: str, count: int, *, back: bool = False) -> str:
+        """Pixels sorted by class (0..count - 1), or put back."""
+        return self._emit(steps.Reorder, "reorder", x=x, classes=classes, count=count, back=back)
+
+    def pad(self, x: str, multiple: int, mode: Literal["reflect", "symmetric"] = "reflect") -> str:
+        """Mirror bottom and right, to sides that are multiples of ``multiple``."""
+        return x if multiple == 1 else self._emit(steps.Pad, "pad", x=x, multiple=multiple, mode=mode)
 
     def crop(self, x: str, like: str, factor: int = 1) -> str:
         """The top left corner, ``factor`` times the size of the map ``like``."""

@@ -69,6 +69,9 @@ class TorchArrays:
     def erf(self, x: Tensor) -> Tensor:
         return x.erf()
 
+    def softplus(self, x: Tensor) -> Tensor:
+        return F.softplus(x)
+
     def exp_(self, x: Tensor) -> Tensor:
         return x.exp_()
 
@@ -83,6 +86,15 @@ class TorchArrays:
 
     def take(self, x: Tensor, indices: NDArray[np.int64], axis: int) -> Tensor:
         return x.index_select(axis, torch.from_numpy(indices).to(self.device))
+
+    def argmax(self, x: Tensor, axis: int) -> Tensor:
+        return x.argmax(axis, keepdim=True)
+
+    def whole(self, x: Tensor, count: int) -> Tensor:
+        return x.clamp(0, count - 1).nan_to_num(0).long()
+
+    def argsort(self, x: Tensor) -> Tensor:
+        return x.argsort(stable=True)
 
     def pad(self, x: Tensor, margin: int, value: int) -> Tensor:
         return F.pad(x, (0, 0, margin, margin, margin, margin), value=value)

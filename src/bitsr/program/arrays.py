@@ -47,6 +47,7 @@ class Arrays(Protocol):
     def sqrt(self, x: Array) -> Array: ...
     def tanh(self, x: Array) -> Array: ...
     def erf(self, x: Array) -> Array: ...
+    def softplus(self, x: Array) -> Array: ...
     def exp_(self, x: Array) -> Array: ...
     def rint_(self, x: Array) -> Array:
         """Half to even."""
@@ -54,6 +55,15 @@ class Arrays(Protocol):
     def clip(self, x: Array, low: float | None, high: float | None) -> Array: ...
     def maximum(self, a: Array, b: Array) -> Array: ...
     def take(self, x: Array, indices: NDArray[np.int64], axis: int) -> Array: ...
+    def argmax(self, x: Array, axis: int) -> Array:
+        """int64, the first of equals; the axis is kept, with length 1."""
+
+    def whole(self, x: Array, count: int) -> Array:
+        """Whole numbers as int64, cut to 0..count - 1; 0 for what is no number."""
+
+    def argsort(self, x: Array) -> Array:
+        """Of a vector: int64, equals in their order."""
+
     def pad(self, x: Array, margin: int, value: int) -> Array:
         """``margin`` rows and columns of ``value`` on each side of an HxWxC map."""
 
@@ -128,6 +138,9 @@ class NumpyArrays:
     def erf(self, x: Array) -> Array:
         return erf(x)
 
+    def softplus(self, x: Array) -> Array:
+        return np.logaddexp(x, np.float32(0))
+
     def exp_(self, x: Array) -> Array:
         return np.exp(x, out=x)
 
@@ -142,6 +155,15 @@ class NumpyArrays:
 
     def take(self, x: Array, indices: NDArray[np.int64], axis: int) -> Array:
         return np.take(x, indices, axis)
+
+    def argmax(self, x: Array, axis: int) -> Array:
+        return x.argmax(axis, keepdims=True)
+
+    def whole(self, x: Array, count: int) -> Array:
+        return np.nan_to_num(np.clip(x, 0, count - 1)).astype(np.int64)
+
+    def argsort(self, x: Array) -> Array:
+        return np.argsort(x, kind="stable")
 
     def pad(self, x: Array, margin: int, value: int) -> Array:
         return np.pad(x, [(margin, margin), (margin, margin), (0, 0)], constant_values=value)

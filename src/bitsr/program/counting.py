@@ -23,11 +23,13 @@ class LayerCount:
 
     Attributes:
         name: the map that the step writes, named after the network's layer.
-        kind: "linear", "conv2d" or "attention".
-        w_bits: stored bits per weight; 16 and 32 are floating point.  Of an attention, those of its bias table.
+        kind: "linear", "conv2d", "attention" or "selectivescan".
+        w_bits: stored bits per weight; 16 and 32 are floating point.  Of an attention, those of its bias table, of a
+            scan those of its decays.
         a_bits: bits of the input, 32 without quantizer; of an attention, the fewest bits of its four operands.
         bytes: of its tensors as they are packed; a tensor that several layers use counts with the first.
-        macs: multiplications of one input with one weight (of an attention, those of both products).
+        macs: multiplications of one input with one weight (of an attention, those of both products; of a scan, those
+            of its states with decays and outputs, and of its inputs).
         bit_ops: macs times the bits of both operands, 32 where one of them is floating point.
     """
 
@@ -59,6 +61,8 @@ def count_layers(program: Program, height: int = 128, width: int = 128) -> list[
                 counts.append(_layer(step, stored, shapes, program))
             case steps.WindowAttention():
                 counts.append(_attention(step, stored, shapes, program))
+            case steps.SelectiveScan():
+                counts.append(_scan(step, stored, shapes, program))
     return counts
 
 
@@ -104,6 +108,13 @@ def _attention(step: steps.WindowAttention, stored: int, shapes: dict[str, Shape
     a_bits = min(_bits(quantizer) for pair in pairs for quantizer in pair)
     w_bits = 8 * program.tensors[step.bias_table].itemsize
     return LayerCount(step.output, _kind(step), w_bits, a_bits, stored, 2 * macs, bit_ops)
+
+
+def _scan(step: steps.SelectiveScan, stored: int, shapes: dict[str, Shape], program: Program) -> LayerCount:
+    height, width, _ = shapes[step.output]
+    decay = program.tensors[step.decay]
+    macs = 3 * height * width * decay.size
+    return LayerCount(step.output, _kind(step), 8 * decay.itemsize, FLOAT_BITS, stored, macs, macs * FLOAT_BITS**2)
 
 
 def _bits(quantizer: Quantizer | None) -> int:

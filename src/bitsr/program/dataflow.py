@@ -18,6 +18,10 @@ def maps_of(step: Step) -> tuple[str, ...]:
             return step.inputs
         case steps.WindowAttention():
             return (step.qkv,)
+        case steps.Reorder():
+            return step.x, step.classes
+        case steps.SelectiveScan():
+            return step.x, step.delta, step.b, step.c
         case steps.Crop() | steps.Resize():
             return (step.x,) if step.like is None else (step.x, step.like)
     return (step.x,)  # type: ignore[attr-defined]
@@ -34,6 +38,10 @@ def tensors_of(step: Step) -> tuple[str, ...]:
             return step.weight, step.bias
         case steps.WindowAttention():
             return (step.bias_table,)
+        case steps.Lookup():
+            return (step.table,)
+        case steps.SelectiveScan():
+            return step.decay, step.skip
     return ()
 
 

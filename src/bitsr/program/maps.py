@@ -35,6 +35,8 @@ def activation(step: steps.Activation, frame: Frame) -> Array:
             return arrays.tanh(x)
         case "clip":
             return arrays.clip(x, 0, 1)
+        case "softplus":
+            return arrays.softplus(x)
     raise ValueError(f"unknown activation {step.function!r}")
 
 
@@ -130,15 +132,16 @@ def pad(step: steps.Pad, frame: Frame) -> Array:
     for axis in (0, 1):
         size = x.shape[axis]
         if margin := -size % step.multiple:
-            x = frame.arrays.take(x, reflection(size, size + margin), axis)
+            x = frame.arrays.take(x, reflection(size, size + margin, step.mode), axis)
     return x
 
 
-def reflection(old: int, new: int) -> NDArray[np.int64]:
-    """Indices 0, 1, ..., old - 1, old - 2, ..., 1, 0, 1, ...: mirrors at both ends."""
-    period = max(1, 2 * (old - 1))
+def reflection(old: int, new: int, mode: str = "reflect") -> NDArray[np.int64]:
+    """Indices 0, 1, ..., old - 1, old - 2, ..., 1, 0, 1, ...: mirrors at both ends, which "symmetric" repeats."""
+    repeated = int(mode == "symmetric")
+    period = max(1, 2 * (old - 1 + repeated))
     i = np.arange(new) % period
-    return np.minimum(i, period - i) if old > 1 else i
+    return np.minimum(i, period - repeated - i) if old + repeated > 1 else i
 
 
 def crop(step: steps.Crop, frame: Frame) -> Array:

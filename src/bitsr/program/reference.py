@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsr.errors import PictureError
-from bitsr.program import attention, layers, maps, steps
+from bitsr.program import attention, layers, maps, scan, steps
 from bitsr.program.arrays import Array, Arrays, NumpyArrays
 from bitsr.program.dataflow import releases
 from bitsr.program.frame import Frame, Notes
@@ -39,6 +39,10 @@ FUNCTIONS: dict[type[Step], Callable[[Any, Frame], Array]] = {
     steps.Resize: maps.resize,
     steps.MaxPool: maps.max_pool,
     steps.GlobalPool: maps.global_pool,
+    steps.ArgMax: scan.argmax,
+    steps.Lookup: scan.lookup,
+    steps.Reorder: scan.reorder,
+    steps.SelectiveScan: scan.selective_scan,
     steps.Pad: maps.pad,
     steps.Crop: maps.crop,
 }

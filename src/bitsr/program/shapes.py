@@ -63,6 +63,17 @@ def _output(step: Step, shapes: Mapping[str, Shape], program: Program) -> Shape:
             return shapes[step.a]
         case steps.Mul():
             return _broadcast(shapes[step.a], shapes[step.b])
+        case steps.Lookup():
+            _expect(shapes[step.x][2] == 1, f"{_text(shapes[step.x])} are no numbers of rows")
+            return *shapes[step.x][:2], program.tensors[step.table].shape[1]
+        case steps.Reorder():
+            classes = (*shapes[step.x][:2], 1)
+            _expect(
+                shapes[step.classes] == classes, f"{_text(shapes[step.classes])} are no classes of {_text(classes)}"
+            )
+            return shapes[step.x]
+        case steps.SelectiveScan():
+            return _scan(step, shapes, program)
         case steps.Concat():
             return _concatenated([shapes[name] for name in step.inputs])
         case steps.Crop() | steps.Resize() if step.like is not None:
@@ -88,6 +99,16 @@ def _attention(step: steps.WindowAttention, x: Shape) -> Shape:
     fits = height % step.window == 0 and width % step.window == 0
     _expect(fits, f"{height}x{width} pixels are no multiple of the window {step.window}")
     return height, width, channels // 3
+
+
+def _scan(step: steps.SelectiveScan, shapes: Mapping[str, Shape], program: Program) -> Shape:
+    x = shapes[step.x]
+    channels, states = program.tensors[step.decay].shape
+    _expect(x[2] == channels, f"decays are those of {channels} channels, got {x[2]}")
+    expected = {step.delta: x, step.b: (*x[:2], states), step.c: (*x[:2], states)}
+    for name, shape in expected.items():
+        _expect(shapes[name] == shape, f"{name!r} is {_text(shapes[name])}, expected {_text(shape)}")
+    return x
 
 
 def _broadcast(a: Shape, b: Shape) -> Shape:
@@ -126,6 +147,8 @@ def _of_one(step: Step, x: Shape) -> Shape:
             return (height - step.kernel) // step.stride + 1, (width - step.kernel) // step.stride + 1, channels
         case steps.GlobalPool():
             return 1, 1, channels
+        case steps.ArgMax():
+            return height, width, 1
         case steps.Pad():
             return height + -height % step.multiple, width + -width % step.multiple, channels
     return x

@@ -134,10 +134,10 @@ class LayerNorm(Step):
 
 @dataclass(frozen=True)
 class Activation(Step):
-    """relu, leaky_relu (``slope``), gelu (exact, erf), sigmoid, tanh, clip (to [0, 1])."""
+    """relu, leaky_relu (``slope``), gelu (exact, erf), sigmoid, tanh, clip (to [0, 1]), softplus (log(1 + e^x))."""
 
     x: str
-    function: Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "clip"]
+    function: Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "clip", "softplus"]
     slope: float = 0.0
 
 
@@ -216,11 +216,60 @@ class GlobalPool(Step):
 
 
 @dataclass(frozen=True)
+class ArgMax(Step):
+    """HxWxC -> HxWx1: the number of the largest channel, the first one of equals."""
+
+    x: str
+
+
+@dataclass(frozen=True)
+class Lookup(Step):
+    """HxWx1 -> HxWxC: row ``x`` of ``table`` (rows x C); the numbers are whole, and cut to those of the rows."""
+
+    x: str
+    table: str
+
+
+@dataclass(frozen=True)
+class Reorder(Step):
+    """Pixels sorted by class: pixel k of the result, in reading order, is the k-th of ``x`` in the order of
+    ``classes`` and, within a class, of reading.  ``back`` undoes that.
+
+    ``classes`` is HxWx1, whole numbers that are cut to 0..``count`` - 1.
+    """
+
+    x: str
+    classes: str
+    count: int
+    back: bool = False
+
+
+@dataclass(frozen=True)
+class SelectiveScan(Step):
+    """The scan of Mamba over all pixels t in reading order; every channel has a state h of N numbers, 0 at first:
+
+        h = exp(delta_t * decay) * h + delta_t * x_t * b_t,    y_t = sum over N of c_t * h, plus skip * x_t
+
+    ``x`` and ``delta`` are HxWxC, ``b`` and ``c`` HxWxN; the tensors ``decay`` and ``skip`` are C x N, none of it
+    above 0, and C.
+    """
+
+    x: str
+    delta: str
+    b: str
+    c: str
+    decay: str
+    skip: str
+
+
+@dataclass(frozen=True)
 class Pad(Step):
-    """Reflect-pad bottom and right to multiples of ``multiple``; small maps are mirrored as often as needed."""
+    """Mirror bottom and right to multiples of ``multiple``, small maps as often as needed; "reflect" does not repeat
+    the last pixel, "symmetric" does."""
 
     x: str
     multiple: int
+    mode: Literal["reflect", "symmetric"] = "reflect"
 
 
 @dataclass(frozen=True)
@@ -236,6 +285,6 @@ STEPS: dict[str, type[Step]] = {
     cls.__name__: cls
     for cls in (
         Linear, Conv2d, WindowAttention, LayerNorm, Activation, Add, Mul, Affine, Concat, Slice, PixelShuffle, Resize,
-        MaxPool, GlobalPool, Pad, Crop,
+        MaxPool, GlobalPool, ArgMax, Lookup, Reorder, SelectiveScan, Pad, Crop,
     )
 }  # fmt: skip

@@ -20,12 +20,13 @@ __all__ = ["BadProgram", "check_program"]
 LIMITS = {  # step field -> smallest and largest value
     "stride": (1, 16), "padding": (0, 64), "groups": (1, 16384), "heads": (1, 256), "window": (1, 32),
     "factor": (1, 16), "kernel": (1, 64), "multiple": (1, 1024), "start": (0, 16384), "stop": (1, 16384),
+    "count": (1, 16384),
 }  # fmt: skip
 DESCRIPTOR_LIMITS = {"scale": 16, "multiple": 1024, "min_size": 1024, "reach": 65536}
 MAX_KERNEL = 64
 MAX_STEPS = MAX_TENSORS = 100_000
 MAX_NAME = 500
-WORDS = {"function": steps.Activation, "mode": steps.Resize, "statistic": steps.GlobalPool}
+WORDS = ("function", "mode", "statistic")
 
 
 def check_program(program: Program) -> None:
@@ -80,10 +81,9 @@ def _check_step(step: Step, program: Program) -> None:
     for field, (least, most) in LIMITS.items():
         value = getattr(step, field, least)
         _expect(least <= value <= most, f"{field} is {value}, not in {least}..{most}")
-    for field, kind in WORDS.items():
-        if isinstance(step, kind):
-            words = get_args(get_type_hints(kind)[field])
-            word = getattr(step, field)
+    for field in WORDS:
+        if (word := getattr(step, field, None)) is not None:
+            words = get_args(get_type_hints(type(step))[field])
             _expect(word in words, f"{field} is {word!r}, not one of {', '.join(words)}")
     for field in ("slope", "scale", "shift", "eps"):
         _expect(bool(np.isfinite(getattr(step, field, 0)).all()), f"{field} is no finite number")
@@ -96,6 +96,13 @@ def _check_step(step: Step, program: Program) -> None:
             shape = _floating(program, step.weight).shape
             _expect(len(shape) == 1 and _floating(program, step.bias).shape == shape, "weight and bias are no vectors")
             _expect(0 < step.eps <= 1, f"eps is {step.eps}")
+        case steps.Lookup():
+            _expect(_floating(program, step.table).ndim == 2, "the table is no rows x channels")
+        case steps.SelectiveScan():
+            decay = _floating(program, step.decay)
+            _expect(decay.ndim == 2, f"the decay has the shape {decay.shape}, not channels x states")
+            _expect(bool((decay <= 0).all()), "a decay above 0 grows")
+            _expect_vector(program, "skip", step.skip, len(decay))
         case steps.Slice():
             _expect(step.start < step.stop, f"channels {step.start}..{step.stop - 1}")
         case steps.Concat():

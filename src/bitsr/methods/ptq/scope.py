@@ -35,8 +35,10 @@ def assign_bits(model: nn.Module, order: Sequence[str], config: PTQConfig) -> di
     """(weight bits, activation bits) of every layer to be compressed, in execution order.
 
     A network may name its sensitive branches in ``eight_bit`` (parts of layer names, such as 'esa'): they stay at 8
-    bit.
+    bit; and in ``floating`` those that stay as they are, a router that decides by tiny differences, for example.
     """
+    untouched: Sequence[str] = getattr(model, "floating", ())
+    order = [name for name in order if not set(untouched) & set(name.split("."))]
     asked = (config.w_bits, config.a_bits)
     edge = tuple(min(FLOATING, max(EDGE_BITS, bits)) for bits in asked)
     convolutions = [n for n in order if isinstance(model.get_submodule(n), nn.Conv2d)]
