@@ -139,6 +139,13 @@ def test_what_has_no_form_in_onnx_is_named(name: str) -> None:
         to_onnx(lower(make(name)))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_has_a_floating_point_twin(name: str) -> None:
+    program = lower(quantize_roughly(make(name), BITS["w4a4"], activations=False))
+    x = np.random.default_rng(0).random((16, 19, program.channels), np.float32)
+    assert_close(run(floating(program), x), run(program, x), 1e-4)
+
+
 @pytest.mark.parametrize("bits", ["w4a4", "mixed"])
 @pytest.mark.parametrize("name", ["swinir light x4", "rfdn", "imdn", "espcn clip"])
 def test_quantized_networks(name: str, bits: str) -> None:

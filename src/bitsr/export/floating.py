@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bitsr.program import steps
 from bitsr.program.arrays import NumpyArrays
+from bitsr.program.dataflow import tensors_of
 from bitsr.program.frame import Frame
 from bitsr.program.program import Program
 from bitsr.program.steps import PackedWeight, Step
@@ -43,14 +44,11 @@ def weight_of(step: steps.Linear | steps.Conv2d, program: Program) -> NDArray[np
 
 def _floating_step(step: Step, program: Program, tensors: dict[str, NDArray[Any]]) -> Step:
     """``step`` in floating point; the tensors that it then needs are added to ``tensors``."""
-    match step:
-        case steps.Linear() | steps.Conv2d():
-            return _floating_layer(step, program, tensors)
-        case steps.LayerNorm():
-            tensors |= {name: program.tensor(name) for name in (step.weight, step.bias)}
-        case steps.WindowAttention():
-            tensors[step.bias_table] = program.tensor(step.bias_table)
-            return replace(step, q=None, k=None, attention=None, v=None)
+    if isinstance(step, steps.Linear | steps.Conv2d):
+        return _floating_layer(step, program, tensors)
+    tensors |= {name: program.tensor(name) for name in tensors_of(step)}
+    if isinstance(step, steps.WindowAttention):
+        return replace(step, q=None, k=None, attention=None, v=None)
     return step
 
 
