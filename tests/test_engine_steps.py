@@ -39,6 +39,7 @@ ONE_MAP = {
     "slice": steps.Slice(**X, start=2, stop=7),
     "whole slice": steps.Slice(**X, start=0, stop=9),
     "pixel shuffle": steps.PixelShuffle(**X, factor=3),
+    "pixel unshuffle by 1": steps.PixelUnshuffle(**X, factor=1),
     "mean": steps.GlobalPool(**X, statistic="mean"),
     "std": steps.GlobalPool(**X, statistic="std"),
     "pad": steps.Pad(**X, multiple=8),
@@ -129,6 +130,25 @@ def test_resize(size: tuple[int, int], mode: Any) -> None:
         compare(program_of(2, steps.Resize(**X, mode=mode, factor=factor)), x)
     smaller = steps.Resize("s", "input", "nearest", 2), steps.MaxPool("z", "s", 2, 3)
     compare(program_of(2, *smaller, steps.Resize(**X, mode=mode, like="z")), x)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("size", SIZES)
+def test_pixel_unshuffle(size: tuple[int, int], factor: int) -> None:
+    x = random_map(factor * size[0], factor * size[1], 3)
+    compare(program_of(3, steps.PixelUnshuffle(**X, factor=factor)), x)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_prelu(size: tuple[int, int]) -> None:
+    slopes = np.float16([0.2, 0, -0.5, 1, 1.5])
+    compare(program_of(5, steps.PReLU(**X, slopes="s"), s=slopes), random_map(*size, 5))
+    twice = steps.PReLU("p", "input", "s"), steps.PReLU("q", "p", "s"), steps.Add("y", "q", "input")
+    compare(program_of(5, *twice, s=slopes), random_map(*size, 5))
+
+
+def test_bicubic_of_another_slope() -> None:
+    compare(program_of(2, steps.Resize(**X, mode="bicubic", factor=3, a=-0.5)), random_map(5, 70, 2))
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (2, 2), (3, 1), (3, 2), (7, 3)])

@@ -74,6 +74,20 @@ def test_resizing(mode: Any, factor: int) -> None:
     agree(program_of(wide, pooled, steps.Resize("y", "pooled", mode, like="input")), [*SIZES, (7, 5)], 1e-4)
 
 
+def test_pixels_become_channels_and_slopes_are_per_channel() -> None:
+    body = (
+        steps.Pad("wide", "input", 3), steps.Affine("centred", "wide", 6.0, -3.0),
+        steps.PixelUnshuffle("deep", "centred", 3), steps.PReLU("active", "deep", "s"),
+        steps.PixelShuffle("back", "active", 3), steps.Crop("cut", "back", "input"),
+        steps.Linear("tokens", "cut", "w"), steps.PReLU("y", "tokens", "t"),
+    )  # fmt: skip
+    agree(program_of(*body, s=normal(27), w=normal(3, 3), t=normal(3)), SIZES)
+
+
+def test_bicubic_of_another_slope() -> None:
+    agree(program_of(steps.Resize("y", "input", "bicubic", 2, a=-0.5), scale=2), SIZES)
+
+
 def test_padding_mirrors_small_maps_as_often_as_needed() -> None:
     body = (steps.Pad("wide", "input", 16), steps.Affine("z", "wide", 2.0), steps.Crop("y", "z", "input"))
     agree(program_of(*body), [(2, 3), (17, 16)])

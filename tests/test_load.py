@@ -334,9 +334,13 @@ def test_hat_is_not_taken_for_swinir(shared):
         detect({key[3:]: value for key, value in tensors.items() if key.startswith("sd.")})
 
 
-def test_three_convolutions_that_are_no_espcn(tmp_path):
-    """SRCNN has the keys of ESPCN, but upscales nothing."""
+def test_three_convolutions(tmp_path):
+    """SRCNN has the keys of ESPCN; its weights do not tell the scale, and no trial could."""
     srcnn = nn.ModuleDict({"conv1": nn.Conv2d(1, 64, 9), "conv2": nn.Conv2d(64, 32, 5), "conv3": nn.Conv2d(32, 1, 5)})
     path = tmp_path / "net.pth"
     torch.save(srcnn.state_dict(), path)
-    complaint(UnknownNetwork, path)
+    assert complaint(ConfigError, path).endswith("tell upscale of this srcnn; give --scale")
+    assert load(path, scale=3).descriptor == Descriptor("srcnn", 3, "y", reach=4)
+    srcnn["conv3"] = nn.Conv2d(32, 2, 5)
+    torch.save(srcnn.state_dict(), path)
+    complaint(CheckpointError, path)

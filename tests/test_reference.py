@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bitsr.data.imresize import imresize
 from bitsr.descriptor import Descriptor
 from bitsr.errors import PictureError
 from bitsr.program import steps
@@ -89,6 +90,7 @@ ONE_MAP = {
     ),
     "slice": (steps.Slice(**X, start=2, stop=5), lambda x: x[:, 2:5]),
     "pixel shuffle": (steps.PixelShuffle(**X, factor=2), lambda x: F.pixel_shuffle(x, 2)),
+    "pixel unshuffle by 1": (steps.PixelUnshuffle(**X, factor=1), lambda x: x),
     "mean": (steps.GlobalPool(**X, statistic="mean"), lambda x: x.mean((2, 3), keepdim=True)),
     "std": (steps.GlobalPool(**X, statistic="std"), lambda x: x.std((2, 3), keepdim=True, correction=0)),
 }
@@ -129,6 +131,30 @@ def test_resize(size: tuple[int, int], mode: Any) -> None:
     for like in ((1, 1), (3, 17), (20, 6)):
         expected = F.interpolate(nchw(x), size=like, mode=mode, **align)
         close(both(steps.Resize(**X, mode=mode, like="z"), {"x": x, "z": random_map(*like, 1)}), hwc(expected))
+
+
+def test_bicubic_as_in_matlab() -> None:
+    """MATLAB mirrors the picture at its border, where we repeat the last pixel."""
+    x = random_map(9, 11, 2)
+    for factor in (2, 3, 4):
+        ours = both(steps.Resize(**X, mode="bicubic", factor=factor, a=-0.5), {"x": x})
+        inner = (slice(2 * factor, -2 * factor),) * 2
+        close(ours[inner], imresize(x.astype(np.float64), factor)[inner].astype(np.float32))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pixel_unshuffle_undoes_pixel_shuffle(factor: int) -> None:
+    x = random_map(4 * factor, 5 * factor, 2)
+    y = both(steps.PixelUnshuffle(**X, factor=factor), {"x": x})
+    np.testing.assert_array_equal(y, hwc(F.pixel_unshuffle(nchw(x), factor)))
+    np.testing.assert_array_equal(both(steps.PixelShuffle(**X, factor=factor), {"x": y}), x)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_prelu(size: tuple[int, int]) -> None:
+    x, slopes = random_map(*size, 6), np.float32([0.2, 0, -0.5, 1, 1.5, 0.01])
+    y = both(steps.PReLU("y", "x", "s"), {"x": x}, s=slopes)
+    close(y, hwc(F.prelu(nchw(x), torch.from_numpy(slopes))))
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (2, 2), (3, 1), (3, 2), (7, 3)])

@@ -16,6 +16,10 @@ from bitsr.archs.imdn import IMDN
 from bitsr.archs.mambairv2 import MambaIRv2Light
 from bitsr.archs.msrresnet import MSRResNet
 from bitsr.archs.rfdn import RFDN
+from bitsr.archs.rrdbnet import RRDBNet
+from bitsr.archs.srcnn import SRCNN
+from bitsr.archs.srresnet import SRResNet
+from bitsr.archs.srvgg import SRVGGNetCompact
 from bitsr.archs.swinir import SwinIR
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, quantized_layers, replace, replaceable
 from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
@@ -29,6 +33,10 @@ def swinir(**options: object) -> SwinIR:
 def mamba(**options: object) -> MambaIRv2Light:
     tiny = {"depths": (2,), "num_heads": (2,), "embed_dim": 12, "d_state": 3, "window_size": 4, "num_tokens": 5}
     return MambaIRv2Light(**(tiny | options))  # type: ignore[arg-type]
+
+
+def rrdbnet(**options: int) -> RRDBNet:
+    return RRDBNet(**({"num_feat": 8, "num_block": 1, "num_grow_ch": 4} | options))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -47,6 +55,12 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "edsr": lambda: EDSR(num_feat=8, num_block=2, upscale=4, res_scale=0.1),
     "msrresnet x4": lambda: MSRResNet(num_feat=8, num_block=1, upscale=4),
     "msrresnet x3": lambda: MSRResNet(num_feat=8, num_block=1, upscale=3),
+    "rrdbnet x4": lambda: rrdbnet(),
+    "rrdbnet x2, unshuffled": lambda: rrdbnet(upscale=2, unshuffle=2),
+    "srvgg": lambda: SRVGGNetCompact(num_feat=8, num_conv=2, upscale=3),
+    "srresnet x4": lambda: SRResNet(num_feat=8, num_block=1),
+    "srresnet x3, tanh": lambda: SRResNet(num_feat=8, num_block=1, upscale=3, bias=True, ending="tanh"),
+    "srcnn": lambda: SRCNN(upscale=3, widths=(8, 4)),
     "espcn": lambda: ESPCN(upscale=3, widths=(8, 4)),
     "espcn clip": lambda: ESPCNClip(upscale=2, widths=(8, 4)),
 }
@@ -62,6 +76,10 @@ def make(name: str) -> nn.Module:
     module = NETWORKS[name]().eval().requires_grad_(False)
     for parameter in module.parameters():
         parameter += 0.05 * torch.randn_like(parameter)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            part.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     module.descriptor = descriptor_of(module)  # type: ignore[assignment]
     return module
 

@@ -85,6 +85,12 @@ void bind_moves(nb::class_<Plan>& plan) {
             return make_pixel_shuffle(g, p.value(x), p.value(y), factor);
         },
         "x", "y", "factor");
+    define<int, int, int>(
+        plan, "pixel_unshuffle",
+        [](Plan& p, Group& g, int x, int y, int factor) {
+            return make_pixel_unshuffle(g, p.value(x), p.value(y), factor);
+        },
+        "x", "y", "factor");
     using Indices = const Array<std::int32_t, 2>&;
     using Weights = const Array<float, 2>&;
     define<int, int, Indices, Weights, Indices, Weights>(
@@ -186,6 +192,12 @@ void bind_pointwise(nb::class_<Plan>& plan) {
             return make_activation(g, p.value(x), p.value(y), function_named(function), float(slope));
         },
         "x", "y", "function", "slope");
+    define<int, int, Floats>(
+        plan, "prelu",
+        [](Plan& p, Group& g, int x, int y, Floats slopes) {
+            return make_prelu(g, p.value(x), p.value(y), numbers(slopes));
+        },
+        "x", "y", "slopes");
     define<int, int, int>(
         plan, "add",
         [](Plan& p, Group& g, int a, int b, int y) { return make_add(g, p.value(a), p.value(b), p.value(y)); }, "a",

@@ -24,6 +24,16 @@ struct Activation : Step {
     }
 };
 
+struct PReLU : Step {
+    Value x, y;
+    Numbers slopes;
+    void run(const Tile& t) const override {
+        const Planes from = t.at(x), to = t.at(y);
+        for (int c = 0; c < x.channels; ++c)
+            t.kernels.activate(Function::leaky_relu, slopes[c], {from.words(c), 0}, {to.words(c), 0}, 1, t.width);
+    }
+};
+
 struct Add : Step {
     Value a, b, y;
     void run(const Tile& t) const override { t.kernels.add(t.at(a), t.at(b), t.at(y), y.channels, t.width); }
@@ -106,6 +116,17 @@ StepPointer make_activation(Group& group, const Value& x, const Value& y, Functi
     step->y = y;
     step->function = function;
     step->slope = slope;
+    return step;
+}
+
+StepPointer make_prelu(Group& group, const Value& x, const Value& y, Numbers slopes) {
+    Checks checks(group);
+    check_unary(checks, x, y);
+    check_numbers(slopes, x.channels);
+    auto step = std::make_unique<PReLU>();
+    step->x = x;
+    step->y = y;
+    step->slopes = std::move(slopes);
     return step;
 }
 

@@ -44,6 +44,7 @@ StepPointer make_attention(Group&, const Value& x, const Value& y, const Attenti
 using Numbers = std::vector<float>;
 StepPointer make_layer_norm(Group&, const Value& x, const Value& y, Numbers weight, Numbers bias, float eps);
 StepPointer make_activation(Group&, const Value& x, const Value& y, Function, float slope);
+StepPointer make_prelu(Group&, const Value& x, const Value& y, Numbers slopes);
 StepPointer make_add(Group&, const Value& a, const Value& b, const Value& y);
 StepPointer make_multiply(Group&, const Value& a, const Value& b, const Value& y);
 StepPointer make_affine(Group&, const Value& x, const Value& y, Numbers scale, Numbers shift);
@@ -77,6 +78,7 @@ StepPointer make_copy(Group&, const Value& x, const Value& y, int start, int to,
 
 // pixel_shuffle.cpp
 StepPointer make_pixel_shuffle(Group&, const Value& x, const Value& y, int factor);
+StepPointer make_pixel_unshuffle(Group&, const Value& x, const Value& y, int factor);
 
 // resample.cpp: `taps` rows of `size` numbers
 struct Axis {

@@ -133,6 +133,9 @@ class Plan:
         function: Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "clip", "softplus"],
         slope: float,
     ) -> None: ...
+    def prelu(self, x: int, y: int, slopes: Floats) -> None:
+        """A leaky ReLU with one slope per channel."""
+
     def add(self, a: int, b: int, y: int) -> None: ...
     def multiply(self, a: int, b: int, y: int) -> None:
         """b is of y's shape, a 1 x 1 map of as many channels, or of one channel."""
@@ -152,6 +155,9 @@ class Plan:
 
     def pixel_shuffle(self, x: int, y: int, factor: int) -> None:
         """Of a map, in a rows group of the size of the output."""
+
+    def pixel_unshuffle(self, x: int, y: int, factor: int) -> None:
+        """Its inverse: of a map, in a rows group of the size of the output."""
 
     def resample(
         self,

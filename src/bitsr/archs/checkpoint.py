@@ -16,12 +16,12 @@ from torch import Tensor
 from bitsr.archs.network import StateDict
 from bitsr.errors import CheckpointError
 
-WRAPPERS = ("params_ema", "params", "state_dict")
+WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """The state dict in a file, in float32, freed from wrappers (`params_ema` before `params` before `state_dict`) and
+    """The state dict in a file, in float32, freed from wrappers (`params_ema` before `params` before the others) and
     from the prefix `module.`; raises `CheckpointError` if the file is missing, damaged, holds code or non-finite
     weights."""
     if not path.is_file():

@@ -6,7 +6,19 @@ from typing import Any
 
 from torch import nn
 
-from bitsr.archs import edsr, espcn, imdn, mambairv2, msrresnet, rfdn, swinir
+from bitsr.archs import (
+    edsr,
+    espcn,
+    imdn,
+    mambairv2,
+    msrresnet,
+    rfdn,
+    rrdbnet,
+    srcnn,
+    srresnet,
+    srvgg,
+    swinir,
+)
 from bitsr.archs.network import Config, Network, StateDict
 from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError, UnknownNetwork
@@ -20,6 +32,10 @@ NETWORKS: tuple[Network, ...] = (
     mambairv2.NETWORK,
     espcn.NETWORK,
     espcn.NETWORK_CLIP,
+    rrdbnet.NETWORK,
+    srvgg.NETWORK,
+    srresnet.NETWORK,
+    srcnn.NETWORK,
 )
 
 

@@ -18,7 +18,7 @@ from bitsr.archs.probe import best_reading
 from bitsr.descriptor import Color
 from bitsr.errors import CheckpointError, ConfigError, UnknownNetwork
 
-OPTIONS = {"color": "--color", "feature_range": "--input-range", "img_range": "--input-range"}
+OPTIONS = {"color": "--color", "feature_range": "--input-range", "img_range": "--input-range", "upscale": "--scale"}
 
 
 def load(
@@ -38,7 +38,7 @@ def load(
     Args:
         path: ``.safetensors``, or ``.pth``/``.pt`` with nothing but tensors in it; fp16 becomes fp32.
         arch: name of the network, if only this one is meant.
-        scale: the expected scale; another one in the file is an error.
+        scale: the expected scale; another one in the file is an error. SRCNN's weights do not tell it.
         color: "rgb", "y" or "ycbcr": what the network's channels mean.
         input_range: 1 or 255: the range on which the network was trained.
 
@@ -51,9 +51,10 @@ def load(
     state = read_state_dict(path)
     try:
         network, config = detect(state, arch)
+        state = network.canonical(state)
         known = known_checkpoint(path)
         config |= known.config if known else {}
-        config |= _options(network, config, color, input_range)
+        config |= _options(network, config, color, input_range, scale)
         module = _settle(network, config, state)
         descriptor = network.descriptor(module)
     except (CheckpointError, UnknownNetwork, ConfigError) as error:
@@ -66,7 +67,9 @@ def load(
     return module.eval()
 
 
-def _options(network: Network, config: Config, color: Color | None, input_range: float | None) -> Config:
+def _options(
+    network: Network, config: Config, color: Color | None, input_range: float | None, scale: int | None
+) -> Config:
     """The explicit options as keywords of the constructor."""
     chosen: Config = {}
     if color is not None:
@@ -75,6 +78,8 @@ def _options(network: Network, config: Config, color: Color | None, input_range:
             raise ConfigError(f"color {color!r} has {1 if luma else 3} channels, the network takes {_channels(config)}")
         if "color" in network.undecided:
             chosen["color"] = color
+    if scale is not None and "upscale" in network.undecided:
+        chosen["upscale"] = scale
     if input_range is not None:
         if input_range not in (1, 255):
             raise ConfigError(f"the input range is 1 or 255, got {input_range}")
@@ -98,9 +103,10 @@ def _settle(network: Network, config: Config, state: StateDict) -> nn.Module:
         for values in product(*(network.undecided[key] for key in open_keywords))
     ]
     modules = [_build(network, reading, state) for reading in readings]
-    if (best := best_reading(modules)) is not None:
+    if modules and (best := best_reading(modules)) is not None:
         return modules[best]
-    wanted = [f"{key} ({' or '.join(map(str, network.undecided[key]))})" for key in open_keywords]
+    values = {key: " or ".join(map(str, network.undecided[key])) for key in open_keywords}
+    wanted = [f"{key} ({values[key]})" if values[key] else key for key in open_keywords]
     options = list(dict.fromkeys(OPTIONS[key] for key in open_keywords if key in OPTIONS))
     mend = f"give {' and '.join(options)}" if options else f"build {network.name} in Python and load the weights"
     raise ConfigError(f"neither the weights nor a trial tell {' and '.join(wanted)} of this {network.name}; {mend}")

@@ -26,8 +26,9 @@ class Network:
         detect: reads the keywords from a state dict; None if the keys are another network's.
         descriptor: what callers need to know of a built network.
         undecided: keywords that weights do not tell, with the values in use; settled by the table of known
-            checkpoints, an option or a probe, unless `detect` already knows them.
+            checkpoints, an option or a probe, unless `detect` already knows them. Without values it takes an option.
         range_keyword: the keyword that an `input_range` of 1 or 255 sets; None if the network always works on 0..1.
+        canonical: gives a state dict under other names that are in use the network's own.
         derived: last parts of the names of buffers that follow from the hyper-parameters and may be missing.
     """
 
@@ -37,6 +38,7 @@ class Network:
     descriptor: Callable[[Any], Descriptor]
     undecided: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     range_keyword: str | None = None
+    canonical: Callable[[StateDict], StateDict] = dict
     derived: tuple[str, ...] = ()
 
 
@@ -72,8 +74,12 @@ def radius(convs: Sequence[tuple[int, int]]) -> int:
     return math.ceil(sum((kernel // 2) / scale for kernel, scale in convs))
 
 
-def color_of(first: nn.Conv2d) -> Color:
-    """Luma for a network whose first convolution takes one channel, RGB for three; raises `CheckpointError` else."""
-    if first.in_channels not in (1, 3):
-        raise CheckpointError(f"the network takes {first.in_channels} channels, expected 1 (luma) or 3 (RGB)")
-    return "y" if first.in_channels == 1 else "rgb"
+def color_of(first: nn.Conv2d, unshuffle: int = 1) -> Color:
+    """Luma for a network whose first convolution takes one channel, RGB for three; raises `CheckpointError` else.
+
+    Behind a pixel unshuffle it takes ``unshuffle``**2 times as many.
+    """
+    channels = first.in_channels // unshuffle**2
+    if channels not in (1, 3):
+        raise CheckpointError(f"the network takes {channels} channels, expected 1 (luma) or 3 (RGB)")
+    return "y" if channels == 1 else "rgb"

@@ -28,6 +28,9 @@ def compress(
     options: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(name="set", metavar="KEY=VALUE ...")] = (),
     scope: Annotated[Literal["paper", "full"] | None, arg(metavar="paper|full")] = None,
     precision: Literal["fp16", "fp32"] = "fp16",
+    scale: Annotated[int | None, arg(metavar="N")] = None,
+    color: Literal["rgb", "y", "ycbcr"] | None = None,
+    input_range: Literal[1, 255] | None = None,
     seed: int = 0,
     device: Literal["cpu", "cuda"] = "cpu",
     threads: Annotated[int | None, arg(metavar="N")] = None,
@@ -46,6 +49,9 @@ def compress(
         options: options of the method, for example --set distill_steps=0
         scope: full packs every layer; paper leaves out what the papers leave out (default: full)
         precision: of the numbers that stay in floating point
+        scale: of a checkpoint that does not tell it (SRCNN); a check for all others
+        color: what the network's channels are, where the checkpoint does not tell it
+        input_range: 1 or 255: the range of the network's input, where the checkpoint does not tell it
         seed: of everything random: equal seeds give equal files
         device: where it is compressed
         threads: CPU threads
@@ -53,7 +59,7 @@ def compress(
     if not is_packed(output):
         raise UsageError(f"-o {output}: the name of a packed file ends in {SUFFIX}")
     chosen = choose_config(method, bits, w_bits, a_bits, scope, config, [word for group in options for word in group])
-    module = load_checkpoint(model, device, threads)
+    module = load_checkpoint(model, device, threads, scale=scale, color=color, input_range=input_range)
     crops = bitsr.calibration_crops(calib, module.descriptor.scale, seed=seed)
     start = time.perf_counter()
     with working(f"compressing {model.name} to W{chosen.w_bits}A{chosen.a_bits}"):

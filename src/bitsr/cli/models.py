@@ -41,11 +41,14 @@ def need_file(path: str | Path) -> Path:
     return path
 
 
-def load_checkpoint(path: str | Path, device: str = "cpu", threads: int | None = None) -> Any:
-    """The `nn.Module` of a checkpoint; packed files are refused with a word of help.  Sets torch's threads if given."""
+def load_checkpoint(path: str | Path, device: str = "cpu", threads: int | None = None, **options: Any) -> Any:
+    """The `nn.Module` of a checkpoint; packed files are refused with a word of help.  Sets torch's threads if given.
+
+    ``options`` are those of `bitsr.load`.
+    """
     if is_packed(need_file(path)):
         raise CheckpointError(f"{path} is packed already; give the checkpoint it was made from")
-    module = bitsr.load(path)
+    module = bitsr.load(path, **options)
     import torch
 
     if threads is not None:
@@ -73,7 +76,7 @@ def open_model(
         model = bitsr.open(path, backend=backend, threads=threads)
         upscaler, descriptor, used = model, model.descriptor, model.backend
     else:
-        module = load_checkpoint(path, device, threads)
+        module = load_checkpoint(path, device, threads, scale=scale)
         upscaler, descriptor, used = bitsr.ModuleUpscaler(module, device), module.descriptor, "eager"
     if scale is not None and scale != descriptor.scale:
         raise ConfigError(f"{name} upscales by {descriptor.scale}, not by {scale}")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 Format = Literal["f32", "bf16", "u8"]
 CHANNELS_PER_WORD: dict[Format, int] = {"f32": 1, "bf16": 2, "u8": 4}
 
-IN_PLACE = {"activation", "add", "multiply", "affine", "round"}  # kinds that may write over what they read
+IN_PLACE = {"activation", "prelu", "add", "multiply", "affine", "round"}  # kinds that may write over what they read
 
 
 @dataclass(eq=False)

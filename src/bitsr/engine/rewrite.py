@@ -139,6 +139,10 @@ def _activation(to: Rewriter, step: steps.Activation) -> None:
     to.emit("activation", step.output, to.maps[step.x], parameters=(step.function, step.slope))
 
 
+def _prelu(to: Rewriter, step: steps.PReLU) -> None:
+    to.emit("prelu", step.output, to.maps[step.x], parameters=(to.program.tensor(step.slopes),))
+
+
 def _add(to: Rewriter, step: steps.Add) -> None:
     to.emit("add", step.output, to.maps[step.a], to.maps[step.b])
 
@@ -179,9 +183,13 @@ def _pixel_shuffle(to: Rewriter, step: steps.PixelShuffle) -> None:
     to.emit("pixel_shuffle", step.output, to.maps[step.x], parameters=(step.factor,), elsewhere=True)
 
 
+def _pixel_unshuffle(to: Rewriter, step: steps.PixelUnshuffle) -> None:
+    to.emit("pixel_unshuffle", step.output, to.maps[step.x], parameters=(step.factor,), elsewhere=True)
+
+
 def _resize(to: Rewriter, step: steps.Resize) -> None:
     old, new = to.maps[step.x].size, to.shapes[step.output][:2]
-    taps = [resize_taps(*sizes, step.mode) for sizes in zip(old, new, strict=True)]
+    taps = [resize_taps(*sizes, step.mode, step.a) for sizes in zip(old, new, strict=True)]
     _resample(to, step, *(_axis(*zip(*axis, strict=True)) for axis in taps))
 
 
@@ -250,12 +258,14 @@ REWRITES: dict[type[Step], Callable[[Rewriter, Any], None]] = {
     steps.WindowAttention: _attention,
     steps.LayerNorm: _layer_norm,
     steps.Activation: _activation,
+    steps.PReLU: _prelu,
     steps.Add: _add,
     steps.Mul: _mul,
     steps.Affine: _affine,
     steps.Concat: _concat,
     steps.Slice: _slice,
     steps.PixelShuffle: _pixel_shuffle,
+    steps.PixelUnshuffle: _pixel_unshuffle,
     steps.Resize: _resize,
     steps.MaxPool: _max_pool,
     steps.GlobalPool: _global_pool,

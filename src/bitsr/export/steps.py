@@ -48,6 +48,12 @@ def activation(step: steps.Activation, graph: Graph) -> None:
     graph.put(step.output, layout, y, step.x)
 
 
+def prelu(step: steps.PReLU, graph: Graph) -> None:
+    layout = graph.layout(step.x)
+    slopes = graph.vector(graph.program.tensor(step.slopes), layout)
+    graph.put(step.output, layout, graph.add("PRelu", graph.get(step.x, layout), slopes), step.x)
+
+
 def add(step: steps.Add, graph: Graph) -> None:
     layout = graph.layout(step.a, step.b)
     graph.put(step.output, layout, graph.add("Add", graph.get(step.a, layout), graph.get(step.b, layout)), step.a)
@@ -87,6 +93,15 @@ def pixel_shuffle(step: steps.PixelShuffle, graph: Graph) -> None:
     graph.put(step.output, PLANES, y)
 
 
+def pixel_unshuffle(step: steps.PixelUnshuffle, graph: Graph) -> None:
+    """SpaceToDepth orders channels otherwise."""
+    f, channels = step.factor, graph.channels[step.x]
+    rows, columns = (graph.add("Div", graph.side(step.x, axis), graph.integers(f)) for axis in (0, 1))
+    x = graph.add("Reshape", graph.get(step.x, PLANES), graph.shape(1, channels, rows, f, columns, f))
+    x = graph.add("Transpose", x, perm=[0, 1, 3, 5, 2, 4])
+    graph.put(step.output, PLANES, graph.add("Reshape", x, graph.shape(1, channels * f**2, rows, columns)))
+
+
 def resize(step: steps.Resize, graph: Graph) -> None:
     """Nearest by indices: float32 coordinates of other runtimes may miss a pixel."""
     x = graph.get(step.x, PLANES)
@@ -106,7 +121,7 @@ def resize(step: steps.Resize, graph: Graph) -> None:
     else:
         target = [graph.constant(np.array([1, 1, step.factor, step.factor], np.float32))]
     y = graph.add(
-        "Resize", x, "", *target, mode={"bilinear": "linear", "bicubic": "cubic"}[step.mode], cubic_coeff_a=-0.75,
+        "Resize", x, "", *target, mode={"bilinear": "linear", "bicubic": "cubic"}[step.mode], cubic_coeff_a=step.a,
         coordinate_transformation_mode="half_pixel",
     )  # fmt: skip
     graph.put(step.output, PLANES, y, size_of)
@@ -177,12 +192,14 @@ WRITERS: dict[type[Step], Callable[[Any, Graph], None]] = {
     steps.WindowAttention: window_attention,
     steps.LayerNorm: layer_norm,
     steps.Activation: activation,
+    steps.PReLU: prelu,
     steps.Add: add,
     steps.Mul: mul,
     steps.Affine: affine,
     steps.Concat: concat,
     steps.Slice: slice_channels,
     steps.PixelShuffle: pixel_shuffle,
+    steps.PixelUnshuffle: pixel_unshuffle,
     steps.Resize: resize,
     steps.MaxPool: max_pool,
     steps.GlobalPool: global_pool,

@@ -23,6 +23,7 @@ from bitsr.format.layout import (
     HEADER_LIMIT,
     ITEM_SIZES,
     MAGIC,
+    READABLE,
     SECTIONS,
     TENSOR_TYPES,
     VERSION,
@@ -100,9 +101,11 @@ def _digest(header: Any) -> str:
     if not isinstance(metadata, dict) or metadata.get("format") != MAGIC:
         raise BadMagic("this is a safetensors file, but not a packed file of bitsr")
     version, digest = metadata.get("version"), metadata.get("sha256")
-    if version != str(VERSION):
+    if version not in [str(number) for number in READABLE]:
         shown = ascii(version)[:20]
-        raise UnsupportedVersion(f"the file has version {shown}, this bitsr reads version {VERSION}; update bitsr")
+        raise UnsupportedVersion(
+            f"the file has version {shown}, this bitsr reads versions up to {VERSION}; update bitsr"
+        )
     if set(metadata) != {"format", "version", "sha256"} or not isinstance(digest, str) or len(digest) != 64:
         raise BadHeader("the metadata must be format, version and sha256")
     if not digest.isascii():

@@ -6,7 +6,21 @@
 Networks of your own: :func:`register_lowering`, or a method ``lower(self, builder, x)`` on the module.
 """
 
-from bitsr.lowering import blocks, edsr, espcn, imdn, layers, mambairv2, msrresnet, rfdn, swinir  # noqa: F401  (each registers what it lowers)
+from bitsr.lowering import (  # noqa: F401  (each registers what it lowers)
+    blocks,
+    edsr,
+    espcn,
+    imdn,
+    layers,
+    mambairv2,
+    msrresnet,
+    rfdn,
+    rrdbnet,
+    srcnn,
+    srresnet,
+    srvgg,
+    swinir,
+)  # fmt: skip
 from bitsr.lowering.builder import Builder
 from bitsr.lowering.entry import lower, save
 from bitsr.lowering.registry import register_lowering

@@ -126,6 +126,13 @@ class Builder:
             skip=self.tensor(f"{name}.skip", skip),
         )  # fmt: skip
 
+    def prelu(self, x: str, module: nn.PReLU) -> str:
+        """One slope for all channels is a leaky ReLU."""
+        name = self.name_of(module)
+        if module.weight.numel() == 1:
+            return self.activation(x, "leaky_relu", module.weight.item())
+        return self._emit(steps.PReLU, name, x=x, slopes=self.tensor(f"{name}.slopes", module.weight))
+
     # ---- steps without tensors ----------------------------------------------------------------------------------
 
     def activation(
@@ -164,11 +171,15 @@ class Builder:
     def pixel_shuffle(self, x: str, factor: int) -> str:
         return self._emit(steps.PixelShuffle, "pixel_shuffle", x=x, factor=factor)
 
+    def pixel_unshuffle(self, x: str, factor: int) -> str:
+        return x if factor == 1 else self._emit(steps.PixelUnshuffle, "pixel_unshuffle", x=x, factor=factor)
+
     def resize(
-        self, x: str, mode: Literal["nearest", "bilinear", "bicubic"], factor: int = 1, like: str | None = None
-    ) -> str:
-        """To ``factor`` times the size, or to the size of the map ``like``."""
-        return self._emit(steps.Resize, mode, x=x, mode=mode, factor=factor, like=like)
+        self, x: str, mode: Literal["nearest", "bilinear", "bicubic"], factor: int = 1, like: str | None = None,
+        a: float = -0.75,
+    ) -> str:  # fmt: skip
+        """To ``factor`` times the size, or to the size of the map ``like``; ``a`` is the bicubic kernel's slope."""
+        return self._emit(steps.Resize, mode, x=x, mode=mode, factor=factor, like=like, a=a)
 
     def max_pool(self, x: str, kernel: int, stride: int) -> str:
         return self._emit(steps.MaxPool, "max_pool", x=x, kernel=kernel, stride=stride)

@@ -1,6 +1,7 @@
 """Moving per-channel scales and shifts into the layer before, exactly.
 
-A network lists its :class:`Fold` s in a method ``folds()``; what is not listed is multiplied at run time.
+A network lists its :class:`Fold` s in a method ``folds()``; what is not listed is multiplied at run time.  It lists
+(convolution, batch norm behind it) in ``batch_norms()``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,12 @@ def multiply_input(consumer: nn.Module, scale: Tensor, shift: Tensor | None) -> 
     if shift is not None:
         bias += torch.einsum("oi...,i->o", weight.flatten(2).sum(2) if weight.ndim > 2 else weight, shift)  # type: ignore[operator, union-attr, arg-type]
     weight *= scale.view(1, -1, *[1] * (weight.ndim - 2))  # type: ignore[operator, union-attr]
+
+
+def fold_batch_norms(root: nn.Module) -> None:
+    """The convolutions of a network in eval mode do what the batch norms behind them did, which are gone."""
+    for conv, norm in getattr(root, "batch_norms", list)():
+        before, behind = root.get_submodule(conv), root.get_submodule(norm)
+        if isinstance(before, nn.Conv2d) and isinstance(behind, nn.BatchNorm2d):
+            root.set_submodule(conv, fuse_conv_bn_eval(before, behind))
+            root.set_submodule(norm, nn.Identity())

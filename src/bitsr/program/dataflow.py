@@ -42,6 +42,8 @@ def tensors_of(step: Step) -> tuple[str, ...]:
             return (step.table,)
         case steps.SelectiveScan():
             return step.decay, step.skip
+        case steps.PReLU():
+            return (step.slopes,)
     return ()
 
 

@@ -40,6 +40,11 @@ def activation(step: steps.Activation, frame: Frame) -> Array:
     raise ValueError(f"unknown activation {step.function!r}")
 
 
+def prelu(step: steps.PReLU, frame: Frame) -> Array:
+    x, arrays = frame.values[step.x], frame.arrays
+    return arrays.clip(x, 0, None) + arrays.clip(x, None, 0) * frame.tensor(step.slopes)
+
+
 def add(step: steps.Add, frame: Frame) -> Array:
     return frame.values[step.a] + frame.values[step.b]
 
@@ -68,22 +73,29 @@ def pixel_shuffle(step: steps.PixelShuffle, frame: Frame) -> Array:
     return frame.arrays.transpose(x, (0, 3, 1, 4, 2)).reshape(height * f, width * f, channels // f**2)
 
 
+def pixel_unshuffle(step: steps.PixelUnshuffle, frame: Frame) -> Array:
+    x, f = frame.values[step.x], step.factor
+    height, width, channels = x.shape
+    x = x.reshape(height // f, f, width // f, f, channels)
+    return frame.arrays.transpose(x, (0, 2, 4, 1, 3)).reshape(height // f, width // f, channels * f**2)
+
+
 def resize(step: steps.Resize, frame: Frame) -> Array:
     """Columns, then rows: each is a weighted sum over the pixels that its kernel touches."""
     x: Array = frame.values[step.x]
     height, width = (n * step.factor for n in x.shape[:2]) if step.like is None else frame.values[step.like].shape[:2]
     for axis, size in ((1, width), (0, height)):
         column = (-1, 1, 1) if axis == 0 else (-1, 1)
-        taps = resize_taps(x.shape[axis], size, step.mode)
+        taps = resize_taps(x.shape[axis], size, step.mode, step.a)
         parts = [frame.arrays.take(x, i, axis) * frame.arrays.array(weights).reshape(column) for i, weights in taps]
         x = sum(parts[1:], parts[0])
     return x
 
 
-def resize_taps(old: int, new: int, mode: str) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+def resize_taps(old: int, new: int, mode: str, a: float = -0.75) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """(source index, weight) of each new pixel, tap by tap; half-pixel centres, the border pixel repeated outside.
 
-    The cubic kernel is Keys' with a = -0.75; no mode widens its kernel when it makes pictures smaller.
+    The cubic kernel is Keys' with slope ``a``; no mode widens its kernel when it makes pictures smaller.
     """
     if mode == "nearest":
         return [(np.arange(new) * old // new, np.ones(new, np.float32))]
@@ -95,7 +107,7 @@ def resize_taps(old: int, new: int, mode: str) -> list[tuple[NDArray[np.int64], 
     if mode == "bilinear":
         weights = {0: 1 - t, 1: t}
     else:
-        near, far = (lambda d: (1.25 * d - 2.25) * d * d + 1), (lambda d: -0.75 * (((d - 5) * d + 8) * d - 4))
+        near, far = (lambda d: ((a + 2) * d - (a + 3)) * d * d + 1), (lambda d: a * (((d - 5) * d + 8) * d - 4))
         weights = {-1: far(t + 1), 0: near(t), 1: near(1 - t), 2: far(2 - t)}
     return [(np.clip(first + tap, 0, old - 1), w.astype(np.float32)) for tap, w in weights.items()]
 

@@ -141,6 +141,10 @@ def _of_one(step: Step, x: Shape) -> Shape:
         case steps.PixelShuffle():
             _expect(channels % step.factor**2 == 0, f"{channels} channels are no multiple of {step.factor}^2")
             return height * step.factor, width * step.factor, channels // step.factor**2
+        case steps.PixelUnshuffle():
+            f = step.factor
+            _expect(height % f == 0 and width % f == 0, f"{height}x{width} pixels are no multiple of {f}")
+            return height // f, width // f, channels * f**2
         case steps.Resize():
             return height * step.factor, width * step.factor, channels
         case steps.MaxPool():

@@ -142,6 +142,14 @@ class Activation(Step):
 
 
 @dataclass(frozen=True)
+class PReLU(Step):
+    """max(x, 0) + slope * min(x, 0), with a slope per channel (tensor ``slopes``)."""
+
+    x: str
+    slopes: str
+
+
+@dataclass(frozen=True)
 class Add(Step):
     a: str
     b: str
@@ -189,13 +197,25 @@ class PixelShuffle(Step):
 
 
 @dataclass(frozen=True)
+class PixelUnshuffle(Step):
+    """fHxfWxC -> HxWx(C f f), the inverse of :class:`PixelShuffle`."""
+
+    x: str
+    factor: int
+
+
+@dataclass(frozen=True)
 class Resize(Step):
-    """To ``factor`` times the size, or to the size of the map ``like``; half-pixel centres (align_corners = False)."""
+    """To ``factor`` times the size, or to the size of the map ``like``; half-pixel centres (align_corners = False).
+
+    ``a`` is the slope of the bicubic kernel (Keys 1981) at distance 1: -0.75 as in torch, -0.5 as in MATLAB and PIL.
+    """
 
     x: str
     mode: Literal["nearest", "bilinear", "bicubic"]
     factor: int = 1
     like: str | None = None
+    a: float = -0.75
 
 
 @dataclass(frozen=True)
@@ -284,7 +304,8 @@ class Crop(Step):
 STEPS: dict[str, type[Step]] = {
     cls.__name__: cls
     for cls in (
-        Linear, Conv2d, WindowAttention, LayerNorm, Activation, Add, Mul, Affine, Concat, Slice, PixelShuffle, Resize,
-        MaxPool, GlobalPool, ArgMax, Lookup, Reorder, SelectiveScan, Pad, Crop,
+        Linear, Conv2d, WindowAttention, LayerNorm, Activation, PReLU, Add, Mul, Affine, Concat, Slice,
+        PixelShuffle, PixelUnshuffle, Resize, MaxPool, GlobalPool, ArgMax, Lookup, Reorder, SelectiveScan,
+        Pad, Crop,
     )
 }  # fmt: skip

@@ -103,6 +103,10 @@ def _check_step(step: Step, program: Program) -> None:
             _expect(decay.ndim == 2, f"the decay has the shape {decay.shape}, not channels x states")
             _expect(bool((decay <= 0).all()), "a decay above 0 grows")
             _expect_vector(program, "skip", step.skip, len(decay))
+        case steps.PReLU():
+            _expect(_floating(program, step.slopes).ndim == 1, "the slopes are no vector")
+        case steps.Resize():
+            _expect(-1 <= step.a <= 0, f"a is {step.a}, not in -1..0")
         case steps.Slice():
             _expect(step.start < step.stop, f"channels {step.start}..{step.stop - 1}")
         case steps.Concat():
@@ -206,6 +210,8 @@ def _check_vectors_against(step: Step, shapes: dict[str, tuple[int, int, int]], 
     match step:
         case steps.LayerNorm():
             lengths = [program.tensors[step.weight].size]
+        case steps.PReLU():
+            lengths = [program.tensors[step.slopes].size]
         case steps.Affine():
             lengths = [len(value) for value in (step.scale, step.shift) if isinstance(value, tuple)]
         case _:

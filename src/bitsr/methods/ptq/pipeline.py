@@ -18,6 +18,7 @@ from bitsr.methods.ptq.bounds import Search, minmax, round_to_grid
 from bitsr.methods.ptq.config import PTQConfig
 from bitsr.methods.ptq.samples import Rows, collect
 from bitsr.methods.ptq.scope import assign_bits, execution_order
+from bitsr.parts.folding import fold_batch_norms
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, replace
 from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
 from bitsr.runtime.color import to_float, to_network
@@ -57,6 +58,7 @@ def begin(model: nn.Module, pictures: Sequence[NDArray[np.uint8]], config: PTQCo
     if not pictures:
         raise ConfigError("calibration needs at least one picture")
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    fold_batch_norms(teacher)
     student = copy.deepcopy(teacher)
     batches = [b.to(next(model.parameters()).device) for b in to_batches(pictures, getattr(model, "descriptor", None))]
     bits = assign_bits(teacher, execution_order(teacher, batches[0][:1]), config)
@@ -175,7 +177,7 @@ def layerwise(steps: Sequence[LayerStep], search: Search, groups: int = 1, sampl
     @torch.no_grad()
     def stage(work: Work) -> None:
         names = list(work.layers)
-        size = math.ceil(len(names) / groups)
+        size = max(1, math.ceil(len(names) / groups))
         for start in range(0, len(names), size):
             part = names[start : start + size]
             seen_by, operands = collect(work.student, part, work.batches, samples, seed=work.seed)
