@@ -11,6 +11,7 @@ from torch import nn
 from bitsr.archs.detect import NETWORKS, descriptor_of, detect
 from bitsr.archs.edsr import EDSR
 from bitsr.archs.espcn import ESPCN, ESPCNClip
+from bitsr.archs.hat import HAT
 from bitsr.archs.imdn import IMDN
 from bitsr.archs.load import load
 from bitsr.archs.mambairv2 import MambaIRv2Light
@@ -71,6 +72,12 @@ VARIANTS += [
     (MambaIRv2Light, MAMBA | {"upscale": 2, "inner_rank": 7, "mlp_ratio": 2.0, "resi_connection": "3conv"}),
     (MambaIRv2Light, MAMBA | {"upscale": 3, "in_chans": 1, "window_size": 8}),
 ]
+HATS = {"window_size": 4, "embed_dim": 12, "compress_ratio": 3, "squeeze_factor": 4, "num_feat": 8}
+VARIANTS += [
+    (HAT, HATS | {"upscale": 2, "depths": (2, 1), "num_heads": (2, 3)}),
+    (HAT, HATS | {"upscale": 3, "depths": (1,), "num_heads": (2,), "overlap_ratio": 1.0, "mlp_ratio": 2.5}),
+    (HAT, HATS | {"upscale": 4, "depths": (2,), "num_heads": (4,), "in_chans": 1, "overlap_ratio": 0.0}),
+]
 EXACT = (EDSR, MSRResNet, ESPCN, ESPCNClip, RRDBNet, SRVGGNetCompact, SRResNet, SRCNN)
 IDS = [f"{i}-{cls.__name__}-x{config['upscale']}" for i, (cls, config) in enumerate(VARIANTS)]
 
@@ -90,7 +97,7 @@ def random_network(cls, config, seed=0):
 
 @pytest.mark.parametrize(
     ("name", "cls"),
-    [("swinir_light_x4", SwinIR), ("rfdn_x4", RFDN), ("imdn_small", IMDN), ("edsr_x2", EDSR),
+    [("swinir_light_x4", SwinIR), ("hat_s_x4", HAT), ("rfdn_x4", RFDN), ("imdn_small", IMDN), ("edsr_x2", EDSR),
      ("msrresnet_x4", MSRResNet), ("espcn_x4", ESPCN)],
 )  # fmt: skip
 @torch.inference_mode()
@@ -98,8 +105,14 @@ def test_equals_reference_output(shared, name, cls):
     tensors, config, state = golden(shared, name)
     if name == "espcn_x4":
         config = {"upscale": config["upscale_factor"]}
+    if name == "hat_s_x4":
+        config = detect(state)[1]
     module = cls(**config).eval()
     module.load_state_dict(state)
+    if name == "hat_s_x4":
+        assert all(
+            torch.equal(value, state[key]) for key, value in cls(**config).state_dict().items() if "index" in key
+        )
     for i in range(sum(key.startswith("input") for key in tensors)):
         np.testing.assert_allclose(module(tensors[f"input{i}"]), tensors[f"output{i}"], atol=1e-4, rtol=0)
 
@@ -164,7 +177,7 @@ def test_official_keys_of_the_3conv_variant():
     assert "mean" not in keys
 
 
-@pytest.mark.parametrize("cls", [SwinIR, RFDN, IMDN, EDSR, MSRResNet, ESPCN, ESPCNClip, RRDBNet,
+@pytest.mark.parametrize("cls", [SwinIR, RFDN, IMDN, EDSR, MSRResNet, ESPCN, ESPCNClip, RRDBNet, HAT,
                                  SRVGGNetCompact, SRResNet, SRCNN])  # fmt: skip
 def test_every_weight_belongs_to_a_layer_that_compression_can_replace(cls):
     layers = (nn.Conv2d, nn.Linear, nn.PReLU, nn.BatchNorm2d)  # the latter two hold next to nothing

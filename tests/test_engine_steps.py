@@ -12,6 +12,7 @@ pytest.importorskip("bitsr._native", reason="the native engine was not built")
 from bitsr.engine.engine import Engine  # noqa: E402
 from bitsr.engine.rewrite import REWRITES  # noqa: E402
 from bitsr.program import steps  # noqa: E402
+from bitsr.program.program import Program  # noqa: E402
 from bitsr.program.reference import run  # noqa: E402
 from bitsr.program.steps import PackedWeight, Quantizer  # noqa: E402
 from engine_programs import any_program, compare, program_of, random_map, relative_rms  # noqa: E402, F401
@@ -304,6 +305,10 @@ def test_window_attention(operands: str, case: tuple[int, ...]) -> None:
     quantizers = OPERANDS[operands]
     step = steps.WindowAttention("y", "input", "t", heads, window, shift, width**-0.5, **quantizers)
     program = program_of(x.shape[2], step, t=table)
+    agree_on_attention(program, x, quantizers)
+
+
+def agree_on_attention(program: Program, x: Any, quantizers: dict[str, Quantizer]) -> None:
     expected, ours, bf16 = run(program, x), Engine(program)(x), Engine(program, "bf16")(x)
     span = max(np.ptp(expected), np.abs(expected).max())
     # a softmax near the middle between two codes may get the other one
@@ -313,6 +318,30 @@ def test_window_attention(operands: str, case: tuple[int, ...]) -> None:
     assert relative_rms(bf16, expected) <= (
         2**-7 if not quantizers or "v" in quantizers and "k" in quantizers else 0.05
     )
+
+
+@pytest.mark.parametrize(
+    "case", [(4, 1, 2, 5, 2, 3), (4, 0, 1, 3, 2, 1), (5, 3, 3, 7, 1, 2), (16, 4, 2, 10, 2, 2)], ids=str
+)
+@pytest.mark.parametrize("operands", OPERANDS)
+def test_overlapping_attention(operands: str, case: tuple[int, ...]) -> None:
+    window, margin, heads, width, rows, columns = case
+    x = random_map(rows * window, columns * window, 3 * heads * width)
+    table = random_map(1, (2 * (window + margin) - 1) ** 2, heads, 1)[0]
+    quantizers = OPERANDS[operands]
+    step = steps.OverlappingAttention("y", "input", "t", heads, window, margin, width**-0.5, **quantizers)
+    agree_on_attention(program_of(x.shape[2], step, t=table), x, quantizers)
+
+
+def test_overlapping_attention_among_other_steps() -> None:
+    """What follows joins its windows; what it reads is also read pixel by pixel there."""
+    before = steps.WindowAttention("a", "input", "t", 2, 4, 2, 0.5), steps.Concat("b", ("a", "a", "a"))
+    after = (
+        steps.OverlappingAttention("c", "b", "u", 2, 4, 2, 0.5), steps.Slice("d", "b", 3, 9), steps.Add("e", "c", "d"),
+        steps.OverlappingAttention("f", "input", "u", 2, 4, 2, 0.5), steps.Add("y", "e", "f"),
+    )  # fmt: skip
+    tables = {"t": random_map(1, 49, 2)[0], "u": random_map(1, 121, 2)[0]}
+    compare(program_of(18, *before, *after, **tables), random_map(8, 12, 18))
 
 
 # ---- steps together -------------------------------------------------------------------------------------------------

@@ -88,6 +88,19 @@ def test_bicubic_of_another_slope() -> None:
     agree(program_of(steps.Resize("y", "input", "bicubic", 2, a=-0.5), scale=2), SIZES)
 
 
+@pytest.mark.parametrize("margin", [0, 2])
+@pytest.mark.parametrize("codes", [False, True])
+def test_overlapping_attention(codes: bool, margin: int) -> None:
+    operands = {"q": OFF_GRID, "k": GRID, "attention": Quantizer(8, 0.0, 1 / 256), "v": GRID} if codes else {}
+    body = (
+        steps.Pad("wide", "input", 4), steps.Linear("qkv", "wide", "w"),
+        steps.OverlappingAttention("seen", "qkv", "t", 2, 4, margin, 0.5, **operands),
+        steps.Linear("z", "seen", "v"), steps.Crop("y", "z", "input"),
+    )  # fmt: skip
+    tables = {"w": normal(24, 3), "v": normal(3, 8), "t": normal((2 * (4 + margin) - 1) ** 2, 2)}
+    agree(program_of(*body, **tables), SIZES, 1e-3 if codes else 1e-5)
+
+
 def test_padding_mirrors_small_maps_as_often_as_needed() -> None:
     body = (steps.Pad("wide", "input", 16), steps.Affine("z", "wide", 2.0), steps.Crop("y", "z", "input"))
     agree(program_of(*body), [(2, 3), (17, 16)])
@@ -161,7 +174,7 @@ def test_every_network_has_a_floating_point_twin(name: str) -> None:
 
 
 @pytest.mark.parametrize("bits", ["w4a4", "mixed"])
-@pytest.mark.parametrize("name", ["swinir light x4", "rfdn", "imdn", "espcn clip"])
+@pytest.mark.parametrize("name", ["swinir light x4", "hat", "rfdn", "imdn", "espcn clip"])
 def test_quantized_networks(name: str, bits: str) -> None:
     mixed = bits == "mixed"
     program = lower(quantize_roughly(make(name), BITS[bits], symmetric=mixed, input_scales=mixed))

@@ -111,6 +111,16 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "another window": (step("attended", window=3), "bias table has the shape"),
     "a shift of a window": (step("attended", shift=2), r"shift 2 is not in 0\.\.1"),
     "windows that do not fit": (step("padded", multiple=3), "no multiple of the window"),
+    "a margin below 0": (
+        lambda c: (step("attended", step="OverlappingAttention", margin=-1)(c),
+                   next(s for s in c["steps"] if s["output"] == "attended").pop("shift", None)),
+        "margin is -1",
+    ),
+    "a bias table for no margin": (
+        lambda c: (step("attended", step="OverlappingAttention", margin=1)(c),
+                   next(s for s in c["steps"] if s["output"] == "attended").pop("shift", None)),
+        r"bias table has the shape .* not \(25, 2\)",
+    ),
     "eps 0": (step("norm", eps=0.0), "eps is 0"),
     "a vector of another length": (step("centred", shift=[1.0, 2.0]), "a vector of"),
     "an infinite scale": (step("centred", scale=float("inf")), "JSON is not valid: Infinity"),

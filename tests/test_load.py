@@ -330,8 +330,8 @@ def test_swinir_that_does_not_fit(tmp_path, changes, words):
 
 def test_hat_is_not_taken_for_swinir(shared):
     tensors = load_file(shared / "golden" / "hat_s_x4.safetensors")
-    with pytest.raises(UnknownNetwork, match="known networks"):
-        detect({key[3:]: value for key, value in tensors.items() if key.startswith("sd.")})
+    network, config = detect({key[3:]: value for key, value in tensors.items() if key.startswith("sd.")})
+    assert network.name == "hat" and config["overlap_ratio"] == 0.5 and config["compress_ratio"] == 24
 
 
 def test_three_convolutions(tmp_path):

@@ -16,6 +16,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from bitsr.archs.edsr import EDSR  # noqa: E402
 from bitsr.archs.espcn import ESPCN  # noqa: E402
+from bitsr.archs.hat import HAT  # noqa: E402
 from bitsr.archs.imdn import IMDN  # noqa: E402
 from bitsr.archs.msrresnet import MSRResNet  # noqa: E402
 from bitsr.archs.rfdn import RFDN  # noqa: E402
@@ -29,7 +30,7 @@ from bitsr.program.reference import run  # noqa: E402
 from bitsr.program.steps import Affine, Conv2d  # noqa: E402
 from tiny import BITS, NETWORKS, hwc, make, picture, quantize_roughly  # noqa: E402
 
-QUANTIZED = ["swinir light x4", "swinir classical x3", "mambairv2 light x4", "rfdn", "imdn", "edsr", "msrresnet x4",
+QUANTIZED = ["swinir light x4", "hat", "swinir classical x3", "mambairv2 light x4", "rfdn", "imdn", "edsr", "msrresnet x4",
              "espcn clip"]  # fmt: skip
 
 
@@ -44,6 +45,7 @@ def test_a_program_computes_what_the_module_computes(name: str) -> None:
 
 GOLDEN: dict[str, Callable[..., nn.Module]] = {
     "swinir_light_x4": SwinIR, "edsr_x2": EDSR, "imdn_small": IMDN, "msrresnet_x4": MSRResNet, "rfdn_x4": RFDN,
+    "hat_s_x4": lambda img_size, upsampler, resi_connection, **config: HAT(**config),
     "espcn_x4": lambda upscale_factor: ESPCN(upscale=upscale_factor),
 }  # fmt: skip
 

@@ -391,6 +391,45 @@ def test_window_attention(operands: str, size: tuple[int, int], shift: int) -> N
     close(both(step, {"x": x}, t=table), torch_attention(x, table, step))
 
 
+def torch_overlapping(x: Map, table: Map, step: steps.OverlappingAttention) -> Map:
+    """Window after window, with the rows of the bias table by the offsets of queries against keys."""
+    (height, width, channels), n, m = x.shape, step.window, step.margin
+    padded = torch.zeros(height + 2 * m, width + 2 * m, channels)
+    padded[m : m + height, m : m + width] = torch.from_numpy(x)
+    offsets = [[(a // n - b // (n + 2 * m) + m, a % n - b % (n + 2 * m) + m) for b in range((n + 2 * m) ** 2)]
+               for a in range(n * n)]  # fmt: skip
+    reach = n + m - 1
+    rows = torch.tensor([[(dy + reach) * (2 * reach + 1) + dx + reach for dy, dx in line] for line in offsets])
+    bias = torch.from_numpy(table)[rows].permute(2, 0, 1)
+    y = torch.zeros(height, width, channels // 3, dtype=torch.float64)
+    for top in range(0, height, n):
+        for left in range(0, width, n):
+            wide = padded[top : top + n + 2 * m, left : left + n + 2 * m]
+            inner = wide[m : m + n, m : m + n]
+            q, k, v = (
+                part.reshape(-1, 3, step.heads, channels // 3 // step.heads)[:, i].transpose(0, 1)
+                for i, part in enumerate((inner, wide, wide))
+            )
+            q, k, v = fake(q * step.scale, step.q).double(), fake(k, step.k).double(), fake(v, step.v).double()
+            attended = fake((q @ k.mT + bias).softmax(-1).float(), step.attention).double() @ v
+            y[top : top + n, left : left + n] = attended.transpose(0, 1).reshape(n, n, -1)
+    return y.numpy()
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 12)])
+@pytest.mark.parametrize("margin", [0, 1, 3])
+@pytest.mark.parametrize("operands", OPERANDS)
+def test_overlapping_attention(operands: str, margin: int, size: tuple[int, int]) -> None:
+    heads, window, width = 2, 4, 5
+    x, table = random_map(*size, 3 * heads * width), random_map(1, (2 * (window + margin) - 1) ** 2, heads, 1)[0]
+    step = steps.OverlappingAttention("y", "x", "t", heads, window, margin, width**-0.5, **OPERANDS[operands])
+    y = both(step, {"x": x}, t=table)
+    close(y, torch_overlapping(x, table, step))
+    if margin == 0:
+        same = steps.WindowAttention("y", "x", "t", heads, window, 0, width**-0.5, **OPERANDS[operands])
+        np.testing.assert_array_equal(y, both(same, {"x": x}, t=table))
+
+
 def test_attention_in_slabs_is_the_same() -> None:
     x, table = random_map(16, 16, 12), random_map(1, 49, 2, 1)[0]
     step = steps.WindowAttention("y", "x", "t", 2, 4, 2, 0.7, **OPERANDS["8 bit"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bitsr.archs.detect import descriptor_of
 from bitsr.archs.edsr import EDSR
 from bitsr.archs.espcn import ESPCN, ESPCNClip
+from bitsr.archs.hat import HAT
 from bitsr.archs.imdn import IMDN
 from bitsr.archs.mambairv2 import MambaIRv2Light
 from bitsr.archs.msrresnet import MSRResNet
@@ -35,6 +36,11 @@ def mamba(**options: object) -> MambaIRv2Light:
     return MambaIRv2Light(**(tiny | options))  # type: ignore[arg-type]
 
 
+def hat(**options: object) -> HAT:
+    tiny = {"upscale": 2, "window_size": 4, "depths": (2,), "num_heads": (2,), "embed_dim": 12, "num_feat": 8}
+    return HAT(**(tiny | {"compress_ratio": 3, "squeeze_factor": 4, "conv_scale": 0.1} | options))  # type: ignore[arg-type]
+
+
 def rrdbnet(**options: int) -> RRDBNet:
     return RRDBNet(**({"num_feat": 8, "num_block": 1, "num_grow_ch": 4} | options))
 
@@ -55,6 +61,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "edsr": lambda: EDSR(num_feat=8, num_block=2, upscale=4, res_scale=0.1),
     "msrresnet x4": lambda: MSRResNet(num_feat=8, num_block=1, upscale=4),
     "msrresnet x3": lambda: MSRResNet(num_feat=8, num_block=1, upscale=3),
+    "hat": lambda: hat(),
     "rrdbnet x4": lambda: rrdbnet(),
     "rrdbnet x2, unshuffled": lambda: rrdbnet(upscale=2, unshuffle=2),
     "srvgg": lambda: SRVGGNetCompact(num_feat=8, num_conv=2, upscale=3),

@@ -73,8 +73,9 @@ class Benchmark {
         Buffer scratch(kernels_.attention_scratch(channels, heads, tokens));
         const Quantizer quantizer{-1.0f, 0.01f, 255};
         const Quantizer* codes = format == Format::u8 ? &quantizer : nullptr;
-        const Attention attention{{qkv.data(), tokens}, {output.data(), tokens}, channels, heads, tokens, tokens, 0.3f,
-                                  bias.floats(), nullptr, format, format, codes, codes, codes, codes, scratch.data()};
+        const Attention attention{{qkv.data(), tokens}, {output.data(), tokens}, channels, heads, tokens, tokens, tokens,
+                                  tokens, 0.3f, bias.floats(), nullptr, format, format, codes, codes, codes, codes,
+                                  scratch.data()};
         measure("attention", format, "6 heads of 10, window 8x8", "MAC", 2.0 * tokens * tokens * channels,
                 [&] { kernels_.attention(attention); });
     }

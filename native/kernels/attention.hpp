@@ -79,7 +79,7 @@ struct Head {
           first(number * size),
           score_words(planes_of(size, scores)),
           value_words(planes_of(a.tokens, values)),
-          bias(a.bias + std::ptrdiff_t{number} * a.tokens * a.width) {
+          bias(a.bias + std::ptrdiff_t{number} * a.tokens * a.query_width) {
         Codes::split(0x01010101u, ones);
         prepare_queries();
         prepare_keys();
@@ -204,9 +204,9 @@ struct Head {
             for (int n = 0; n < many; ++n) ScoreDot::dot(sums[n], input, ScoreDot::weight(key + n * ScoreDot::words));
         }
         const F factor = splat(scores == Format::u8 ? a.q->step * a.k->step * log2e : log2e);
-        const float* add = bias + std::ptrdiff_t{j} * a.width + i;
+        const float* add = bias + std::ptrdiff_t{j} * a.query_width + i;
 #pragma GCC unroll 16
-        for (int n = 0; n < many; ++n) x[n] = fma(float_sum(sums[n]), factor, load<F>(add + n * a.width));
+        for (int n = 0; n < many; ++n) x[n] = fma(float_sum(sums[n]), factor, load<F>(add + n * a.query_width));
         if (scores == Format::u8) {
 #pragma GCC unroll 16
             for (int n = 0; n < many; ++n) x[n] += splat(scratch.per_key[j + n]);
@@ -251,7 +251,7 @@ struct Head {
         });
         const F sum = sums[0] + sums[1];
         F proven = sum;
-        for (int lane = a.tokens - i; lane < L; ++lane) proven[lane] = 1.0f;  // no such query
+        for (int lane = a.queries - i; lane < L; ++lane) proven[lane] = 1.0f;  // no such query
         return all((proven > splat(1e-20f)) & (proven < splat(1e30f))) ? sum : exponentials_below_largest(i);
     }
 
@@ -329,7 +329,7 @@ struct Head {
 
     template <int words>
     void run() const {
-        for (int i = 0; i < a.tokens; i += L) {
+        for (int i = 0; i < a.queries; i += L) {
             F factor, offset;
             weigh(exponentials<words>(i), &factor, &offset);
             int c = 0;

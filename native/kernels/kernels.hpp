@@ -58,14 +58,16 @@ struct Gemm {
 
 enum class Function { relu, leaky_relu, gelu, sigmoid, tanh, clip, softplus };
 
-// Attention of the queries of one window, head after head; tokens are words, channels planes.
+// Attention of the queries of one window, head after head; tokens are words, channels planes.  There may be more keys
+// and values than queries, which then are the first of the tokens.
 // score = (scale q) k^T + bias, -100 where regions differ; output = softmax(score) v.
 struct Attention {
     Planes qkv;             // f32: C planes of queries, C of keys, C of values; 16 words behind them are read
     Planes output;          // f32: C planes
     int channels, heads, tokens, width;  // width: tokens rounded up to 16
+    int queries, query_width;            // likewise
     float scale;
-    const float* bias;      // heads x tokens (of keys) x width (of queries), times log2(e)
+    const float* bias;      // heads x tokens (of keys) x query_width, times log2(e)
     const std::int32_t* regions;  // width numbers, or null: all tokens see each other
     Format scores, values;  // of the operands of both products
     const Quantizer *q, *k, *attention, *v;  // null: not quantized; both of a pair where that product is u8

@@ -118,6 +118,23 @@ void bind_moves(nb::class_<Plan>& plan) {
         "x", "y", "width", "statistic");
 }
 
+using MakeAttention = StepPointer (*)(Group&, const Value& x, const Value& y, const AttentionOptions&);
+
+void define_attention(nb::class_<Plan>& plan, const char* name, MakeAttention make, const char* extent) {
+    using Bias = const Array<float, 3>&;
+    define<int, int, int, int, int, double, Bias, Name, Name, Given, Given, Given, Given>(
+        plan, name,
+        [make](Plan& p, Group& g, int x, int y, int heads, int window, int extent, double scale, Bias bias,
+               Name scores, Name values, Given q, Given k, Given attention, Given v) {
+            const auto side = [&](int axis) { return int(std::min<std::size_t>(bias.shape(axis), 1 << 30)); };
+            AttentionOptions options{heads,   window,  extent,  float(scale),         bias.data(),
+                                     side(0), side(1), side(2), format_named(scores), format_named(values),
+                                     quantizer(q), quantizer(k), quantizer(attention), quantizer(v)};
+            return make(g, p.value(x), p.value(y), options);
+        },
+        "x", "y", "heads", "window", extent, "scale", "bias", "scores", "values", "q", "k", "attention", "v");
+}
+
 void bind_products(nb::class_<Plan>& plan) {
     define<int, int, MatrixPointer>(
         plan, "gemm",
@@ -132,18 +149,8 @@ void bind_products(nb::class_<Plan>& plan) {
             return make_conv2d(g, p.value(x), p.value(y), matrix, {kernel_h, kernel_w, stride, padding});
         },
         "x", "y", "matrix", "kernel_h", "kernel_w", "stride", "padding");
-    using Bias = const Array<float, 3>&;
-    define<int, int, int, int, int, double, Bias, Name, Name, Given, Given, Given, Given>(
-        plan, "attention",
-        [](Plan& p, Group& g, int x, int y, int heads, int window, int shift, double scale, Bias bias, Name scores,
-           Name values, Given q, Given k, Given attention, Given v) {
-            const auto side = [&](int axis) { return int(std::min<std::size_t>(bias.shape(axis), 1 << 30)); };
-            AttentionOptions options{heads,   window,  shift,   float(scale),         bias.data(),
-                                     side(0), side(1), side(2), format_named(scores), format_named(values),
-                                     quantizer(q), quantizer(k), quantizer(attention), quantizer(v)};
-            return make_attention(g, p.value(x), p.value(y), options);
-        },
-        "x", "y", "heads", "window", "shift", "scale", "bias", "scores", "values", "q", "k", "attention", "v");
+    define_attention(plan, "attention", make_attention, "shift");
+    define_attention(plan, "overlapping_attention", make_overlapping_attention, "margin");
 }
 
 void bind_scan(nb::class_<Plan>& plan) {

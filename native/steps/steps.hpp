@@ -31,7 +31,8 @@ StepPointer make_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<
 
 // attention.cpp
 struct AttentionOptions {
-    int heads, window, shift;
+    int heads, window;
+    int extent;  // shift of the windows; margin of those of keys and values
     float scale;
     const float* bias;  // heads x tokens (of keys) x tokens (of queries)
     int bias_heads, bias_keys, bias_queries;
@@ -39,6 +40,7 @@ struct AttentionOptions {
     std::optional<Quantizer> q, k, attention, v;
 };
 StepPointer make_attention(Group&, const Value& x, const Value& y, const AttentionOptions&);
+StepPointer make_overlapping_attention(Group&, const Value& x, const Value& y, const AttentionOptions&);
 
 // pointwise.cpp
 using Numbers = std::vector<float>;

@@ -284,12 +284,13 @@ void test_scan(const Kernels& k) {
 }
 
 struct Case {  // of attention
-    int heads, size, tokens;
+    int heads, size, tokens, queries;
     float spread;
     Format scores, values;
     std::optional<Quantizer> q, k, attention, v;
     std::string text() const {
         return "attention of " + std::to_string(heads) + "x" + std::to_string(size) + "x" + std::to_string(tokens) +
+               ", " + std::to_string(queries) + " queries" +
                ", formats " + std::to_string(int(scores)) + std::to_string(int(values)) + ", quantizers " +
                std::to_string(q.has_value()) + std::to_string(k.has_value()) + std::to_string(attention.has_value()) +
                std::to_string(v.has_value()) + ", spread " + std::to_string(spread);
@@ -297,9 +298,10 @@ struct Case {  // of attention
 };
 
 Case random_case() {
-    Case c{whole(1, 3), whole(0, 3) ? whole(1, 33) : 64, 0, 1, Format(whole(0, 2)), Format(whole(0, 2)), {}, {}, {}, {}};
+    Case c{whole(1, 3), whole(0, 3) ? whole(1, 33) : 64, 0, 0, 1, Format(whole(0, 2)), Format(whole(0, 2)), {}, {}, {}, {}};
     const int sides[] = {2, 4, 5, 7, 8, 12};
     c.tokens = sides[whole(0, 5)] * sides[whole(0, 5)];
+    c.queries = whole(0, 1) ? c.tokens : whole(1, c.tokens);
     c.spread = whole(0, 4) ? 1.0f : 20.0f;  // large scores overflow without the largest subtracted
     const auto some = [&](Format format) { return format == Format::u8 || whole(0, 2) == 0; };
     const int levels = whole(0, 3) ? 255 : 15;
@@ -319,7 +321,8 @@ void test_attention(const Kernels& k, const Case& c) {
     if (whole(0, 1))
         for (int n = 0; n < 3 * channels; ++n)  // what lies beyond the tokens must not count
             for (int i = c.tokens; i < width; ++i) qkv.at(n, i) = std::numeric_limits<float>::quiet_NaN();
-    std::vector<float> bias(c.heads * c.tokens * width);
+    const int query_width = up16(c.queries);
+    std::vector<float> bias(c.heads * c.tokens * query_width);
     for (float& b : bias) b = normal(1);
     std::vector<std::int32_t> regions(width);
     for (auto& region : regions) region = whole(0, 1);
@@ -327,6 +330,7 @@ void test_attention(const Kernels& k, const Case& c) {
     Attention a{};
     a.qkv = qkv.planes(), a.output = output.planes();
     a.channels = channels, a.heads = c.heads, a.tokens = c.tokens, a.width = width;
+    a.queries = c.queries, a.query_width = query_width;
     a.scale = 1 / std::sqrt(float(c.size)), a.bias = bias.data(), a.regions = whole(0, 1) ? regions.data() : nullptr;
     a.scores = c.scores, a.values = c.values;
     const auto pointer = [](const std::optional<Quantizer>& q) { return q ? &*q : nullptr; };
@@ -338,10 +342,10 @@ void test_attention(const Kernels& k, const Case& c) {
     double total = 0;
     std::vector<double> p(c.tokens);
     for (int h = 0; h < c.heads; ++h)
-        for (int i = 0; i < c.tokens; ++i) {
+        for (int i = 0; i < c.queries; ++i) {
             double largest = -HUGE_VAL, sum = 0;
             for (int j = 0; j < c.tokens; ++j) {
-                p[j] = bias[(h * c.tokens + j) * width + i] * std::log(2.0);
+                p[j] = bias[(h * c.tokens + j) * query_width + i] * std::log(2.0);
                 if (a.regions && regions[i] != regions[j]) p[j] -= 100;
                 for (int d = h * c.size; d < (h + 1) * c.size; ++d)
                     p[j] += double(level_of(qkv.at(d, i) * a.scale, c.q)) * level_of(qkv.at(channels + d, j), c.k);
@@ -360,7 +364,7 @@ void test_attention(const Kernels& k, const Case& c) {
     const bool half = c.scores == Format::bf16 || c.values == Format::bf16;
     const double flip = c.attention ? 4 * c.attention->step : 0;
     const double sharp = c.spread > 1 ? 100 : 1;  // errors of scores grow with them
-    const double mean = total / (channels * c.tokens) / worst.size, flips = 2 * flip / (c.heads * c.tokens);
+    const double mean = total / (channels * c.queries) / worst.size, flips = 2 * flip / (c.heads * c.tokens);
     expect(worst.error <= worst.size * (half ? 0.03 : 5e-5) * sharp + flip * (half ? 4 : 1) * 3 &&
                mean <= (half ? 0.005 + 4 * flips : c.attention ? 1e-4 + flips : 2e-6) * sharp,
            k, c.text() + worst.text() + " mean " + std::to_string(mean));
@@ -384,7 +388,7 @@ void test_not_a_number(const Kernels& k) {
     const Quantizer q{-1, 0.01f, 255};
     for (int formats = 0; formats < 9; ++formats) {
         std::vector<Word> scratch(k.attention_scratch(2, 2, 64) + 16);
-        Attention a{qkv.planes(), y.planes(), 2, 2, 64, 64, 1, bias.data(), nullptr, Format(formats % 3),
+        Attention a{qkv.planes(), y.planes(), 2, 2, 64, 64, 64, 64, 1, bias.data(), nullptr, Format(formats % 3),
                     Format(formats / 3), &q, &q, &q, &q, scratch.data()};
         k.attention(a);
     }

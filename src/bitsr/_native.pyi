@@ -123,6 +123,25 @@ class Plan:
         """Inside the window; x has the queries, keys and values of y's channels.  ``bias`` is (heads, tokens of keys,
         tokens of queries); ``scores`` and ``values`` say what both products multiply."""
 
+    def overlapping_attention(
+        self,
+        x: int,
+        y: int,
+        heads: int,
+        window: int,
+        margin: int,
+        scale: float,
+        bias: Floats,
+        scores: Format,
+        values: Format,
+        q: Quantizer | None,
+        k: Quantizer | None,
+        attention: Quantizer | None,
+        v: Quantizer | None,
+    ) -> None:
+        """As ``attention`` in a group without shift, of a map of the group's size; keys and values come from windows
+        that are wider by ``margin`` on each side, zero beyond the map."""
+
     def layer_norm(self, x: int, y: int, weight: Floats, bias: Floats, eps: float) -> None:
         """Over the channels of each pixel, biased variance."""
 

@@ -9,6 +9,7 @@ from torch import nn
 from bitsr.archs import (
     edsr,
     espcn,
+    hat,
     imdn,
     mambairv2,
     msrresnet,
@@ -25,6 +26,7 @@ from bitsr.errors import ConfigError, UnknownNetwork
 
 NETWORKS: tuple[Network, ...] = (
     swinir.NETWORK,
+    hat.NETWORK,
     rfdn.NETWORK,
     imdn.NETWORK,
     edsr.NETWORK,

@@ -10,7 +10,8 @@ from bitsr.export.steps import WRITERS
 from bitsr.program import steps
 from bitsr.program.reference import FUNCTIONS
 
-PRODUCTS = (steps.Linear, steps.Conv2d, steps.WindowAttention)  # what the engine multiplies with, other steps do not
+# what the engine multiplies with, other steps do not
+PRODUCTS = (steps.Linear, steps.Conv2d, steps.WindowAttention, steps.OverlappingAttention)
 
 HEADING = """# What runs where
 

@@ -55,6 +55,8 @@ def domain_of(op: Op) -> Domain:
         case "attention":
             _, window, shift = op.parameters[:3]
             return Domain("windows", (*op.size, window, shift))
+        case "overlapping_attention":
+            return Domain("windows", (*op.size, op.parameters[1], 0))
         case "global_pool":
             assert op.output is not None
             return Domain("channels", (op.output.channels,))
@@ -82,7 +84,7 @@ class _Partition:
         for op in graph.ops:
             if op in waiting:
                 continue
-            if op.kind == "attention" or not fuse:
+            if domain_of(op).kind == "windows" or not fuse:
                 index = self._new(domain_of(op))
                 for claimed in claims.get(op, ()):
                     self._put(claimed, index)
@@ -156,11 +158,12 @@ def _staged(group: Group, needed: set[Value]) -> Group:
 
     for op in group.ops:
         for x in dict.fromkeys(op.inputs):
-            if x not in here:
+            if x not in here and x not in op.elsewhere:
                 ops.append(Op("gather", (x,), copy_of(x)))
         assert op.output is not None
         local = copy_of(op.output) if op.output in needed else here.setdefault(op.output, op.output)
-        ops.append(Op(op.kind, tuple(here[x] for x in op.inputs), local, op.parameters))
+        inputs = tuple(x if x in op.elsewhere else here[x] for x in op.inputs)
+        ops.append(Op(op.kind, inputs, local, op.parameters, op.elsewhere))
         if local is not op.output:
             ops.append(Op("scatter", (local,), op.output))
     return Group(group.domain, ops)

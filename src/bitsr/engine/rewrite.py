@@ -117,14 +117,25 @@ def _conv2d(to: Rewriter, step: steps.Conv2d) -> None:
     to.emit("conv2d", step.output, x, parameters=parameters, elsewhere=True)
 
 
-def _attention(to: Rewriter, step: steps.WindowAttention) -> None:
+def _window_attention(to: Rewriter, step: steps.WindowAttention) -> None:
+    parameters = (step.heads, step.window, step.shift, *_attention(to, step, relative_positions(step.window)))
+    to.emit("attention", step.output, to.maps[step.qkv], parameters=parameters)
+
+
+def _overlapping_attention(to: Rewriter, step: steps.OverlappingAttention) -> None:
+    positions = relative_positions(step.window, step.margin)
+    parameters = (step.heads, step.window, step.margin, *_attention(to, step, positions))
+    to.emit("overlapping_attention", step.output, to.maps[step.qkv], parameters=parameters, elsewhere=True)
+
+
+def _attention(to: Rewriter, step: steps.Attention, positions: NDArray[np.int64]) -> tuple[Any, ...]:
+    """Scale, bias, formats of both products, quantizers of the four operands."""
     table = to.program.tensor(step.bias_table)
-    bias = np.ascontiguousarray(table[relative_positions(step.window)].transpose(2, 1, 0))  # heads, keys, queries
+    bias = np.ascontiguousarray(table[positions].transpose(2, 1, 0))  # heads, keys, queries
     scores: Format = "u8" if step.q is not None and step.k is not None else to.floating
     values: Format = "u8" if step.attention is not None and step.v is not None else to.floating
     quantizers = (None if q is None else _numbers(q) for q in (step.q, step.k, step.attention, step.v))
-    parameters = (step.heads, step.window, step.shift, step.scale, bias, scores, values, *quantizers)
-    to.emit("attention", step.output, to.maps[step.qkv], parameters=parameters)
+    return step.scale, bias, scores, values, *quantizers
 
 
 # ---- steps of single pixels -----------------------------------------------------------------------------------------
@@ -255,7 +266,8 @@ def _scan(to: Rewriter, step: steps.SelectiveScan) -> None:
 REWRITES: dict[type[Step], Callable[[Rewriter, Any], None]] = {
     steps.Linear: _linear,
     steps.Conv2d: _conv2d,
-    steps.WindowAttention: _attention,
+    steps.WindowAttention: _window_attention,
+    steps.OverlappingAttention: _overlapping_attention,
     steps.LayerNorm: _layer_norm,
     steps.Activation: _activation,
     steps.PReLU: _prelu,

@@ -47,7 +47,7 @@ def _floating_step(step: Step, program: Program, tensors: dict[str, NDArray[Any]
     if isinstance(step, steps.Linear | steps.Conv2d):
         return _floating_layer(step, program, tensors)
     tensors |= {name: program.tensor(name) for name in tensors_of(step)}
-    if isinstance(step, steps.WindowAttention):
+    if isinstance(step, steps.WindowAttention | steps.OverlappingAttention):
         return replace(step, q=None, k=None, attention=None, v=None)
     return step
 

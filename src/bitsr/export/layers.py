@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsr.export.floating import plain_bias
-from bitsr.export.graph import PLANES, Graph, Layout, Windows
+from bitsr.export.graph import PIXELS, PLANES, Graph, Layout, Windows
 from bitsr.program import steps
 from bitsr.program.attention import MASKED, relative_positions
 from bitsr.program.steps import Quantizer
@@ -119,20 +119,48 @@ def window_attention(step: steps.WindowAttention, graph: Graph) -> None:
     q, k, v = graph.add_many(
         "Split", 3, graph.get(step.qkv, windows), graph.integers(channels, channels, channels), axis=2
     )
+    mask = None
+    if step.shift:
+        key = ("mask", graph.size(step.qkv), windows)
+        mask = graph.shared(key, lambda: _mask(step.qkv, windows, graph))
+    graph.put(step.output, windows, _attend(q, k, v, mask, step, graph), step.qkv)
+
+
+def overlapping_attention(step: steps.OverlappingAttention, graph: Graph) -> None:
+    windows = Windows(step.window, 0)
+    channels = graph.channels[step.output]
+    q = graph.slice(graph.get(step.qkv, windows), 0, channels, 2)
+    wide = graph.slice(graph.get(step.qkv, PIXELS), channels, 3 * channels, 3)
+    wide = graph.add("Pad", wide, graph.integers(*[0, step.margin, step.margin, 0] * 2))
+    side = step.window + 2 * step.margin
+    within = graph.constant(np.arange(side))
+    for axis in (0, 1):  # to 1 x rows of windows x side x columns of windows x side x 2C
+        firsts = graph.add("Squeeze", graph.side(step.qkv, axis))
+        firsts = graph.add("Range", graph.integer(0), firsts, graph.integer(step.window))
+        rows = graph.add("Add", graph.add("Unsqueeze", firsts, graph.integers(1)), within)
+        wide = graph.add("Gather", wide, rows, axis=1 + 2 * axis)
+    wide = graph.add("Transpose", wide, perm=[0, 1, 3, 2, 4, 5])
+    wide = graph.add("Reshape", wide, graph.integers(-1, side**2, 2 * channels))
+    k, v = graph.add_many("Split", 2, wide, graph.integers(channels, channels), axis=2)
+    graph.put(step.output, windows, _attend(q, k, v, None, step, graph), step.qkv)
+
+
+def _attend(q: str, k: str, v: str, mask: str | None, step: steps.Attention, graph: Graph) -> str:
+    """What the queries see, windows x tokens x C as the operands are; ``mask`` is added to the scores."""
+    channels = graph.channels[step.output]
     split = graph.integers(0, 0, step.heads, channels // step.heads)
     q, k, v = (
         graph.add("Transpose", graph.add("Reshape", part, split), perm=order)
         for part, order in ((q, [0, 2, 1, 3]), (k, [0, 2, 3, 1]), (v, [0, 2, 1, 3]))
     )
     scores = _product(graph, graph.add("Mul", q, graph.number(step.scale)), k, step.q, step.k)
-    table = graph.program.tensor(step.bias_table)[relative_positions(step.window)]
+    margin = step.margin if isinstance(step, steps.OverlappingAttention) else 0
+    table = graph.program.tensor(step.bias_table)[relative_positions(step.window, margin)]
     scores = graph.add("Add", scores, graph.constant(table.transpose(2, 0, 1)))
-    if step.shift:
-        key = ("mask", graph.size(step.qkv), windows)
-        scores = graph.add("Add", scores, graph.shared(key, lambda: _mask(step.qkv, windows, graph)))
+    if mask is not None:
+        scores = graph.add("Add", scores, mask)
     y = _product(graph, graph.add("Softmax", scores, axis=-1), v, step.attention, step.v)
-    y = graph.add("Transpose", y, perm=[0, 2, 1, 3])
-    graph.put(step.output, windows, graph.add("Reshape", y, graph.integers(0, 0, channels)), step.qkv)
+    return graph.add("Reshape", graph.add("Transpose", y, perm=[0, 2, 1, 3]), graph.integers(0, 0, channels))
 
 
 def _product(graph: Graph, a: str, b: str, by_a: Quantizer | None, by_b: Quantizer | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bitsr.errors import ConfigError
 from bitsr.export.graph import PIXELS, PLANES, Graph, Layout
-from bitsr.export.layers import conv2d, linear, window_attention
+from bitsr.export.layers import conv2d, linear, overlapping_attention, window_attention
 from bitsr.program import steps
 from bitsr.program.steps import Step
 
@@ -190,6 +190,7 @@ WRITERS: dict[type[Step], Callable[[Any, Graph], None]] = {
     steps.Linear: linear,
     steps.Conv2d: conv2d,
     steps.WindowAttention: window_attention,
+    steps.OverlappingAttention: overlapping_attention,
     steps.LayerNorm: layer_norm,
     steps.Activation: activation,
     steps.PReLU: prelu,

@@ -10,6 +10,7 @@ from bitsr.lowering import (  # noqa: F401  (each registers what it lowers)
     blocks,
     edsr,
     espcn,
+    hat,
     imdn,
     layers,
     mambairv2,

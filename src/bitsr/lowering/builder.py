@@ -98,14 +98,22 @@ class Builder:
 
         ``bias_table``: (2 window - 1)**2 x heads.
         """
-        operands: dict[str, steps.Quantizer | None] = {}
-        for module, first, second in ((scores, "q", "k"), (values, "attention", "v")):
-            if isinstance(module, QuantMatMul):
-                operands[first] = quantizer_of(module.quantizer_a, f"{name} ({first})")
-                operands[second] = quantizer_of(module.quantizer_b, f"{name} ({second})")
         return self._emit(
             steps.WindowAttention, name, qkv=qkv, bias_table=self.tensor(f"{name}.bias_table", bias_table),
-            heads=heads, window=window, shift=shift, scale=scale, **operands,
+            heads=heads, window=window, shift=shift, scale=scale, **_quantizers_of(name, scores, values),
+        )  # fmt: skip
+
+    def overlapping_attention(
+        self, qkv: str, name: str, bias_table: ArrayLike | Tensor, scores: MatMul | QuantMatMul,
+        values: MatMul | QuantMatMul, *, heads: int, window: int, margin: int, scale: float,
+    ) -> str:  # fmt: skip
+        """As :meth:`window_attention`, to keys and values of windows that are wider by ``margin`` on each side.
+
+        ``bias_table``: (2 (window + margin) - 1)**2 x heads.
+        """
+        return self._emit(
+            steps.OverlappingAttention, name, qkv=qkv, bias_table=self.tensor(f"{name}.bias_table", bias_table),
+            heads=heads, window=window, margin=margin, scale=scale, **_quantizers_of(name, scores, values),
         )  # fmt: skip
 
     def matrix(self, x: str, name: str, weight: ArrayLike | Tensor, bias: ArrayLike | Tensor | None = None) -> str:
@@ -249,6 +257,18 @@ class Builder:
         output = stem if count == 1 else f"{stem}#{count}"
         self._steps.append(step(output=output, **fields))
         return output
+
+
+def _quantizers_of(
+    name: str, scores: MatMul | QuantMatMul, values: MatMul | QuantMatMul
+) -> dict[str, steps.Quantizer | None]:
+    """Of the four operands of an attention, where its products are quantized."""
+    found: dict[str, steps.Quantizer | None] = {}
+    for module, first, second in ((scores, "q", "k"), (values, "attention", "v")):
+        if isinstance(module, QuantMatMul):
+            found[first] = quantizer_of(module.quantizer_a, f"{name} ({first})")
+            found[second] = quantizer_of(module.quantizer_b, f"{name} ({second})")
+    return found
 
 
 def _number(value: Number) -> float | tuple[float, ...]:

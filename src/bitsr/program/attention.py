@@ -1,4 +1,4 @@
-"""Multi-head attention inside shifted windows, with integer products where the operands have quantizers."""
+"""Multi-head attention in (shifted or overlapping) windows, with integer products where operands have quantizers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,36 @@ from numpy.typing import NDArray
 
 from bitsr.program.arrays import Array
 from bitsr.program.frame import Frame
-from bitsr.program.steps import WindowAttention
+from bitsr.program.steps import Attention, OverlappingAttention, WindowAttention
 
 MASKED = -100.0  # added to the score of tokens that were no neighbours before the shift
 
 
 def window_attention(step: WindowAttention, frame: Frame) -> Array:
-    """Windows are independent of each other: they are worked on in slabs, so that the maps stay small."""
-    arrays = frame.arrays
-    x = frame.values[step.qkv]
-    height, width, channels = x.shape[0], x.shape[1], x.shape[2] // 3
+    arrays, x = frame.arrays, frame.values[step.qkv]
+    regions = arrays.array(shift_regions(*x.shape[:2], step.window, step.shift)) if step.shift else None
     q, k, v = _split(arrays.roll(x, -step.shift) if step.shift else x, step, frame)
-    bias = arrays.array(frame.program.tensor(step.bias_table)[relative_positions(step.window)].transpose(2, 0, 1))
-    regions = arrays.array(shift_regions(height, width, step.window, step.shift)) if step.shift else None
-    many = max(1, arrays.slab // (step.heads * step.window**4))
+    y = _attend(q, k, v, regions, step, frame)
+    return arrays.roll(y, step.shift) if step.shift else y
+
+
+def overlapping_attention(step: OverlappingAttention, frame: Frame) -> Array:
+    x = frame.values[step.qkv]
+    k, v = _split_widened(x, step, frame)
+    return _attend(_split(x, step, frame)[0], k, v, None, step, frame)
+
+
+def _attend(q: Array, k: Array, v: Array, regions: Array | None, step: Attention, frame: Frame) -> Array:
+    """The map of what the queries see; operands are windows x heads x tokens x d, ``regions`` windows x tokens.
+
+    Windows are independent of each other: they are worked on in slabs, so that the maps stay small.
+    """
+    arrays = frame.arrays
+    height, width, channels = frame.values[step.qkv].shape
+    margin = step.margin if isinstance(step, OverlappingAttention) else 0
+    bias = frame.program.tensor(step.bias_table)[relative_positions(step.window, margin)]
+    bias = arrays.array(bias.transpose(2, 0, 1))
+    many = max(1, arrays.slab // (step.heads * q.shape[2] * k.shape[2]))
     parts = []
     for some in (slice(start, start + many) for start in range(0, q.shape[0], many)):
         scores = _scores(q[some] * step.scale, k[some], step, frame)
@@ -31,11 +47,10 @@ def window_attention(step: WindowAttention, frame: Frame) -> Array:
         parts.append(_values(softmax_(scores, frame), v[some], step, frame))
     side = step.window
     y = arrays.concatenate(parts, 0).reshape(height // side, width // side, step.heads, side, side, -1)
-    y = arrays.transpose(y, (0, 3, 1, 4, 2, 5)).reshape(height, width, channels)
-    return arrays.roll(y, step.shift) if step.shift else y
+    return arrays.transpose(y, (0, 3, 1, 4, 2, 5)).reshape(height, width, channels // 3)
 
 
-def _split(x: Array, step: WindowAttention, frame: Frame) -> tuple[Array, Array, Array]:
+def _split(x: Array, step: Attention, frame: Frame) -> tuple[Array, Array, Array]:
     """HxWx3C -> queries, keys and values, each windows x heads x tokens x d."""
     height, width, channels = x.shape
     n = step.window
@@ -44,7 +59,21 @@ def _split(x: Array, step: WindowAttention, frame: Frame) -> tuple[Array, Array,
     return x[0], x[1], x[2]
 
 
-def _scores(q: Array, k: Array, step: WindowAttention, frame: Frame) -> Array:
+def _split_widened(x: Array, step: OverlappingAttention, frame: Frame) -> tuple[Array, Array]:
+    """HxWx3C -> keys and values of the widened windows, each windows x heads x tokens x d."""
+    arrays = frame.arrays
+    height, width, channels = x.shape
+    n, side = step.window, step.window + 2 * step.margin
+    x = arrays.pad(x[..., channels // 3 :], step.margin, 0)
+    for axis, length in ((0, height), (1, width)):
+        rows = np.arange(0, length, n)[:, None] + np.arange(side)
+        x = arrays.take(x, rows.ravel(), axis)
+    x = x.reshape(height // n, side, width // n, side, 2, step.heads, channels // (3 * step.heads))
+    x = arrays.transpose(x, (4, 0, 2, 5, 1, 3, 6)).reshape(2, -1, step.heads, side**2, x.shape[-1])
+    return x[0], x[1]
+
+
+def _scores(q: Array, k: Array, step: Attention, frame: Frame) -> Array:
     """q k^T up to terms that are the same for all keys, which the softmax does not see."""
     arrays = frame.arrays
     if step.q is None or step.k is None:
@@ -61,7 +90,7 @@ def _scores(q: Array, k: Array, step: WindowAttention, frame: Frame) -> Array:
     return scores
 
 
-def _values(attention: Array, v: Array, step: WindowAttention, frame: Frame) -> Array:
+def _values(attention: Array, v: Array, step: Attention, frame: Frame) -> Array:
     """attention v, with the sums of the *quantized* attention, which are not 1."""
     arrays = frame.arrays
     if step.attention is None or step.v is None:
@@ -92,11 +121,15 @@ def _transposed(x: Array, frame: Frame) -> Array:
     return frame.arrays.transpose(x, (0, 1, 3, 2))
 
 
-def relative_positions(window: int) -> NDArray[np.int64]:
-    """tokens x tokens indices into the bias table: (dy + window - 1) * (2 window - 1) + dx + window - 1."""
-    y, x = np.divmod(np.arange(window**2), window)
-    dy, dx = y[:, None] - y, x[:, None] - x
-    return (dy + window - 1) * (2 * window - 1) + dx + window - 1
+def relative_positions(window: int, margin: int = 0) -> NDArray[np.int64]:
+    """queries x keys indices into the bias table, (dy + m) * (2 m + 1) + dx + m with m = window + margin - 1."""
+
+    def places(first: int, stop: int) -> NDArray[np.int64]:
+        return np.stack(np.meshgrid(*[np.arange(first, stop)] * 2, indexing="ij")).reshape(2, -1)
+
+    most = window + margin - 1
+    dy, dx = places(0, window)[:, :, None] - places(-margin, window + margin)[:, None] + most
+    return dy * (2 * most + 1) + dx
 
 
 def shift_regions(height: int, width: int, window: int, shift: int) -> NDArray[np.uint8]:

@@ -59,7 +59,7 @@ def count_layers(program: Program, height: int = 128, width: int = 128) -> list[
         match step:
             case steps.Linear() | steps.Conv2d():
                 counts.append(_layer(step, stored, shapes, program))
-            case steps.WindowAttention():
+            case steps.WindowAttention() | steps.OverlappingAttention():
                 counts.append(_attention(step, stored, shapes, program))
             case steps.SelectiveScan():
                 counts.append(_scan(step, stored, shapes, program))
@@ -99,10 +99,11 @@ def _layer(step: steps.Linear | steps.Conv2d, stored: int, shapes: dict[str, Sha
     return LayerCount(step.output, _kind(step), w_bits, a_bits, stored, macs, macs * each)
 
 
-def _attention(step: steps.WindowAttention, stored: int, shapes: dict[str, Shape], program: Program) -> LayerCount:
+def _attention(step: steps.Attention, stored: int, shapes: dict[str, Shape], program: Program) -> LayerCount:
     """Every token meets the window's tokens in all channels, once for the scores and once for the values."""
     height, width, channels = shapes[step.output]
-    macs = height * width * step.window**2 * channels
+    side = step.window + (2 * step.margin if isinstance(step, steps.OverlappingAttention) else 0)
+    macs = height * width * side**2 * channels
     pairs = [(step.q, step.k), (step.attention, step.v)]
     bit_ops = sum(macs * (_bits(a) * _bits(b) if a and b else FLOAT_BITS**2) for a, b in pairs)
     a_bits = min(_bits(quantizer) for pair in pairs for quantizer in pair)
@@ -122,4 +123,4 @@ def _bits(quantizer: Quantizer | None) -> int:
 
 
 def _kind(step: Step) -> str:
-    return "attention" if isinstance(step, steps.WindowAttention) else type(step).__name__.lower()
+    return "attention" if isinstance(step, steps.Attention) else type(step).__name__.lower()

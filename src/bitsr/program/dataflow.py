@@ -16,7 +16,7 @@ def maps_of(step: Step) -> tuple[str, ...]:
             return step.a, step.b
         case steps.Concat():
             return step.inputs
-        case steps.WindowAttention():
+        case steps.WindowAttention() | steps.OverlappingAttention():
             return (step.qkv,)
         case steps.Reorder():
             return step.x, step.classes
@@ -36,7 +36,7 @@ def tensors_of(step: Step) -> tuple[str, ...]:
             return tuple(name for name in (*packed, step.bias, step.input_scale) if name is not None)
         case steps.LayerNorm():
             return step.weight, step.bias
-        case steps.WindowAttention():
+        case steps.WindowAttention() | steps.OverlappingAttention():
             return (step.bias_table,)
         case steps.Lookup():
             return (step.table,)

@@ -28,6 +28,7 @@ FUNCTIONS: dict[type[Step], Callable[[Any, Frame], Array]] = {
     steps.Linear: layers.linear,
     steps.Conv2d: layers.conv2d,
     steps.WindowAttention: attention.window_attention,
+    steps.OverlappingAttention: attention.overlapping_attention,
     steps.LayerNorm: maps.layer_norm,
     steps.Activation: maps.activation,
     steps.PReLU: maps.prelu,

@@ -56,7 +56,7 @@ def _output(step: Step, shapes: Mapping[str, Shape], program: Program) -> Shape:
     match step:
         case steps.Linear() | steps.Conv2d():
             return _layer(step, shapes[step.x], program)
-        case steps.WindowAttention():
+        case steps.WindowAttention() | steps.OverlappingAttention():
             return _attention(step, shapes[step.qkv])
         case steps.Add():
             _expect(shapes[step.a] == shapes[step.b], f"{_text(shapes[step.a])} and {_text(shapes[step.b])} differ")
@@ -93,7 +93,7 @@ def _layer(step: steps.Linear | steps.Conv2d, x: Shape, program: Program) -> Sha
     return sides[0] // step.stride + 1, sides[1] // step.stride + 1, shape[0]
 
 
-def _attention(step: steps.WindowAttention, x: Shape) -> Shape:
+def _attention(step: steps.Attention, x: Shape) -> Shape:
     height, width, channels = x
     _expect(channels % (3 * step.heads) == 0, f"{channels} channels are no 3 x {step.heads} heads")
     fits = height % step.window == 0 and width % step.window == 0

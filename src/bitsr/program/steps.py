@@ -123,6 +123,31 @@ class WindowAttention(Step):
 
 
 @dataclass(frozen=True)
+class OverlappingAttention(Step):
+    """Multi-head attention of the tokens of a window to those of a wider one.
+
+    As :class:`WindowAttention` without shift, but keys and values come from the window and ``margin`` tokens more on
+    each side of it; those beyond the map are 0.  The bias of head h for the query a and the key b is
+    ``bias_table``[(dy + window + margin - 1) * (2 (window + margin) - 1) + dx + window + margin - 1, h] with
+    (dy, dx) = position(a) - position(b).
+    """
+
+    qkv: str
+    bias_table: str
+    heads: int
+    window: int
+    margin: int
+    scale: float
+    q: Quantizer | None = None
+    k: Quantizer | None = None
+    attention: Quantizer | None = None
+    v: Quantizer | None = None
+
+
+Attention = WindowAttention | OverlappingAttention
+
+
+@dataclass(frozen=True)
 class LayerNorm(Step):
     """Over the last axis, biased variance."""
 
@@ -304,8 +329,8 @@ class Crop(Step):
 STEPS: dict[str, type[Step]] = {
     cls.__name__: cls
     for cls in (
-        Linear, Conv2d, WindowAttention, LayerNorm, Activation, PReLU, Add, Mul, Affine, Concat, Slice,
-        PixelShuffle, PixelUnshuffle, Resize, MaxPool, GlobalPool, ArgMax, Lookup, Reorder, SelectiveScan,
-        Pad, Crop,
+        Linear, Conv2d, WindowAttention, OverlappingAttention, LayerNorm, Activation, PReLU, Add, Mul, Affine,
+        Concat, Slice, PixelShuffle, PixelUnshuffle, Resize, MaxPool, GlobalPool, ArgMax, Lookup, Reorder,
+        SelectiveScan, Pad, Crop,
     )
 }  # fmt: skip

@@ -19,8 +19,8 @@ __all__ = ["BadProgram", "check_program"]
 
 LIMITS = {  # step field -> smallest and largest value
     "stride": (1, 16), "padding": (0, 64), "groups": (1, 16384), "heads": (1, 256), "window": (1, 32),
-    "factor": (1, 16), "kernel": (1, 64), "multiple": (1, 1024), "start": (0, 16384), "stop": (1, 16384),
-    "count": (1, 16384),
+    "margin": (0, 16), "factor": (1, 16), "kernel": (1, 64), "multiple": (1, 1024),
+    "start": (0, 16384), "stop": (1, 16384), "count": (1, 16384),
 }  # fmt: skip
 DESCRIPTOR_LIMITS = {"scale": 16, "multiple": 1024, "min_size": 1024, "reach": 65536}
 MAX_KERNEL = 64
@@ -90,7 +90,7 @@ def _check_step(step: Step, program: Program) -> None:
     match step:
         case steps.Linear() | steps.Conv2d():
             _check_layer(step, program)
-        case steps.WindowAttention():
+        case steps.WindowAttention() | steps.OverlappingAttention():
             _check_attention(step, program)
         case steps.LayerNorm():
             shape = _floating(program, step.weight).shape
@@ -143,11 +143,13 @@ def _check_layer(step: steps.Linear | steps.Conv2d, program: Program) -> None:
         _expect(largest < 2**31, "sums may exceed 32 bits")
 
 
-def _check_attention(step: steps.WindowAttention, program: Program) -> None:
+def _check_attention(step: steps.Attention, program: Program) -> None:
     table = _floating(program, step.bias_table)
-    expected = ((2 * step.window - 1) ** 2, step.heads)
+    margin = step.margin if isinstance(step, steps.OverlappingAttention) else 0
+    expected = ((2 * (step.window + margin) - 1) ** 2, step.heads)
     _expect(table.shape == expected, f"the bias table has the shape {table.shape}, not {expected}")
-    _expect(0 <= step.shift < step.window, f"the shift {step.shift} is not in 0..{step.window - 1}")
+    if isinstance(step, steps.WindowAttention):
+        _expect(0 <= step.shift < step.window, f"the shift {step.shift} is not in 0..{step.window - 1}")
     for name in ("q", "k", "attention", "v"):
         if (quantizer := getattr(step, name)) is not None:
             _check_quantizer(f"the quantizer of {name}", quantizer)
