@@ -4,8 +4,10 @@ python benchmarks/ptq_table.py --model imdn_x4=IMDN_x4.pth --data Set5 Set14 B10
 results/ptq_first.csv
 
 Every row is written as soon as it is measured and skipped when it is there already.  Calibration uses training
-pictures only.  PSNR and SSIM are those of the simulation; ``bytes`` is the size of the packed file on disk, and
-``file_psnr`` the PSNR of that file run by the interpreter on the first set (empty where it was not run).
+pictures only.  ``bytes`` is the size of the packed file on disk.  PSNR and SSIM are those of the simulation, and
+``file_psnr`` the PSNR of the file run by the interpreter on the first set (empty where it was not run); with
+``--packed-only`` they are those of the file on the native engine, and of the simulation only where a method cannot be
+packed.  ``evaluated`` says which.
 """
 
 from __future__ import annotations
@@ -16,15 +18,17 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import bitsr
+from bitsr.errors import UnsupportedLayer
 from bitsr.methods.registry import config_for
 
 FIELDS = [
     "model", "method", "w_bits", "a_bits", "scope", "seed", "options", "dataset", "images", "psnr_y", "ssim_y",
-    "fp_psnr_y", "gap", "bytes", "fp32_bytes", "compress_seconds", "threads", "file_psnr_y",
+    "fp_psnr_y", "gap", "bytes", "fp32_bytes", "compress_seconds", "threads", "file_psnr_y", "evaluated",
 ]  # fmt: skip
 KEY = ("model", "method", "w_bits", "scope", "seed", "options", "dataset")
 
@@ -47,11 +51,15 @@ class Benchmark:
 
 
 class Table:
-    """A CSV file that grows row by row."""
+    """A CSV file that grows row by row; one that exists keeps its columns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+        self.fields, self.rows = FIELDS, []
+        if path.exists():
+            with path.open(encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                self.rows, self.fields = list(reader), list(reader.fieldnames or FIELDS)
 
     def find(self, **key: object) -> dict[str, str] | None:
         return next((r for r in self.rows if all(r[k] == str(v) for k, v in key.items())), None)
@@ -60,7 +68,7 @@ class Table:
         self.rows.append({k: str(row.get(k, "")) for k in FIELDS})
         new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS)
+            writer = csv.DictWriter(file, self.fields, extrasaction="ignore")
             if new:
                 writer.writeheader()
             writer.writerow(self.rows[-1])
@@ -78,6 +86,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--file-check", action="store_true", help="run the packed file on the first set, too")
+    parser.add_argument("--packed-only", action="store_true", help="evaluate the packed file, not the simulation")
     parser.add_argument("--out", type=Path, default=Path("results/ptq_first.csv"))
     parser.add_argument("--packed", type=Path, default=Path("runs/packed"))
     options = parser.parse_args()
@@ -103,6 +112,16 @@ def main() -> None:
                     measure(table, row, module, todo, options, fp32_bytes)
 
 
+def pack(compressed: torch.nn.Module, path: Path) -> tuple[Any, int | None]:
+    """The packed file on the native engine and its size; None for a method that stays a simulation."""
+    try:
+        bitsr.save(compressed, path)
+    except UnsupportedLayer as error:
+        print(error)
+        return None, None
+    return bitsr.open(path, backend="native"), os.stat(path).st_size
+
+
 def measure(
     table: Table, row: dict[str, object], module: torch.nn.Module, folders: list[Benchmark],
     options: argparse.Namespace, fp32_bytes: int,
@@ -116,18 +135,21 @@ def measure(
     compressed = bitsr.compress(module, config, images, seed=options.seed)
     seconds = time.perf_counter() - start
     path = options.packed / f"{row['model']}_{row['method']}_w{bits}_s{options.seed}.bitsr"
-    bitsr.save(compressed, path)
+    upscaler, size = pack(compressed, path)
+    if not options.packed_only or size is None:
+        upscaler = compressed
     for number, folder in enumerate(folders):
-        result = bitsr.evaluate(compressed, folder.folder, options.scale, limit=folder.limit)
+        result = bitsr.evaluate(upscaler, folder.folder, options.scale, limit=folder.limit)
         full = table.find(model=row["model"], method="fp", dataset=folder.name)
         fp = float(full["psnr_y"]) if full else float("nan")
         check = ""
-        if options.file_check and number == 0:
+        if options.file_check and number == 0 and size is not None:
             check = f"{bitsr.evaluate(bitsr.open(path), folder.folder, options.scale, limit=folder.limit).psnr_y:.4f}"
         table.add(**row, a_bits=bits, dataset=folder.name, images=result.images, psnr_y=f"{result.psnr_y:.4f}",
                   ssim_y=f"{result.ssim_y:.4f}", fp_psnr_y=f"{fp:.4f}", gap=f"{result.psnr_y - fp:.4f}",
-                  bytes=os.stat(path).st_size, fp32_bytes=fp32_bytes, compress_seconds=f"{seconds:.1f}",
-                  threads=torch.get_num_threads(), file_psnr_y=check)  # fmt: skip
+                  bytes="" if size is None else size, fp32_bytes=fp32_bytes, compress_seconds=f"{seconds:.1f}",
+                  threads=torch.get_num_threads(), file_psnr_y=check,
+                  evaluated="simulation" if upscaler is compressed else "native")  # fmt: skip
         print(
             row["model"],
             row["method"],

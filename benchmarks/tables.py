@@ -9,7 +9,10 @@ import csv
 import sys
 from pathlib import Path
 
-ORDER = {"fp": 0, "minmax": 1, "percentile": 2, "dobi": 3, "harmoq": 4}
+ORDER = [
+    "fp", "minmax", "percentile", "dobi", "harmoq-literal", "pams", "smoothquant", "repq", "dbdc-pac", "2dquant",
+    "gptq", "svdquant", "adaround", "brecq", "qdrop", "harmoq",
+]  # fmt: skip
 
 
 def main(path: Path) -> None:
@@ -22,7 +25,7 @@ def main(path: Path) -> None:
         print("| method | bits | " + " | ".join(sets) + " | KiB on disk | s to compress |")
         print("|---|---|" + "---|" * (len(sets) + 2))
         keys = dict.fromkeys((r["method"], int(r["w_bits"]), r["options"]) for r in own)
-        for method, bits, options in sorted(keys, key=lambda k: (-k[1], ORDER[k[0]])):
+        for method, bits, options in sorted(keys, key=lambda k: (-k[1], ORDER.index(k[0]))):
             chosen = {
                 r["dataset"]: r for r in own if (r["method"], int(r["w_bits"]), r["options"]) == (method, bits, options)
             }
@@ -33,7 +36,7 @@ def main(path: Path) -> None:
                 for name in sets
             ]
             any_row = next(iter(chosen.values()))
-            size = f"{int(any_row['bytes']) / 1024:.0f}"
+            size = f"{int(any_row['bytes']) / 1024:.0f}" if any_row["bytes"] else "simulated"
             seconds = any_row["compress_seconds"]
             name = f"{method} {options}".strip()
             precision = "fp32" if method == "fp" else f"W{bits}A{bits}"

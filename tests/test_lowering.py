@@ -30,8 +30,8 @@ from bitsr.program.reference import run  # noqa: E402
 from bitsr.program.steps import Affine, Conv2d  # noqa: E402
 from tiny import BITS, NETWORKS, hwc, make, picture, quantize_roughly  # noqa: E402
 
-QUANTIZED = ["swinir light x4", "hat", "swinir classical x3", "mambairv2 light x4", "rfdn", "imdn", "edsr", "msrresnet x4",
-             "espcn clip"]  # fmt: skip
+QUANTIZED = ["swinir light x4", "hat", "swinir classical x3", "mambairv2 light x4", "rfdn", "imdn", "edsr",
+             "msrresnet x4", "espcn clip"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -11,10 +11,11 @@ from bitsr.errors import ConfigError
 from bitsr.methods.compress import compress
 from bitsr.methods.ptq.config import HarmoQ
 from bitsr.methods.ptq.gptq import gptq, refit
-from bitsr.methods.ptq.harmoq import channel_ranges, correct, harmonized_scale, residual_correction, smooth
-from bitsr.methods.ptq.pipeline import Seen, begin, picture_limits, to_batches
+from bitsr.methods.ptq.harmoq import channel_ranges, correct, harmonized_scale, smooth
+from bitsr.methods.ptq.pipeline import Seen, begin, centred, picture_limits, to_batches
 from bitsr.methods.ptq.samples import collect
 from bitsr.methods.ptq.scope import assign_bits, execution_order
+from bitsr.methods.ptq.structural import correction
 from bitsr.methods.registry import config_for, config_from, dump_config
 from bitsr.parts.layers import QuantConv2d, QuantLinear, QuantMatMul, quantized_layers
 from bitsr.parts.quantizer import AffineQuantizer
@@ -54,16 +55,20 @@ def quantized(x, bits=3):
     return AffineQuantizer(bits, x.min(), x.max())(x).detach()
 
 
+def exact_correction(w, x, xq, ridge):
+    return correction("exact", w, centred(x), centred(xq), ridge)
+
+
 class TestSRC:
     def test_is_zero_without_quantization_error(self):
         x, w = rows()
-        assert residual_correction(w, x, x @ w.T, 0.01).abs().max() < 1e-6
+        assert exact_correction(w, x, x, 0.01).abs().max() < 1e-6
 
     def test_minimises_its_objective(self):
         x, w = rows()
         xq, target = quantized(x), x @ w.T
         ridge = 0.02
-        d = residual_correction(w, xq, target, ridge)
+        d = exact_correction(w, x, xq, ridge)
         xc = xq - xq.mean(0)
         penalty = ridge * (xc.T @ xc).diagonal().mean()
 
@@ -81,7 +86,7 @@ class TestSRC:
             x, w = rows(seed=seed)
             for bits in (2, 3, 4, 8):
                 xq, target = quantized(x, bits), x @ w.T
-                d = residual_correction(w, xq, target, 0.0)
+                d = exact_correction(w, x, xq, 0.0)
 
                 def error(weight, xq=xq, target=target):
                     return float(((target - xq @ weight.T) - (target - xq @ weight.T).mean(0)).square().sum())
@@ -93,9 +98,11 @@ class TestSRC:
         x, w = rows(4000)
         xq = quantized(x, 2)
         target = x @ w.T
-        exact = w + residual_correction(w, xq, target, 0.0)
-        delta = xq - x
-        printed = w - w @ (delta.T @ x) @ torch.linalg.inv(x.T @ x)
+        exact = w + exact_correction(w, x, xq, 0.0)
+        delta = centred(xq - x)
+        by_hand = w - w @ (delta.T @ centred(x)) @ torch.linalg.inv(centred(x).T @ centred(x))
+        printed = w + correction("printed", w, centred(x), centred(xq), 0.0)
+        assert torch.allclose(printed, by_hand, atol=1e-4)
 
         def error(weight):
             difference = target - xq @ weight.T
@@ -107,8 +114,8 @@ class TestSRC:
     def test_is_anchored(self):
         """A second call from the same pristine weight gives the same weight."""
         x, w = rows()
-        first = residual_correction(w, quantized(x), x @ w.T, 0.01)
-        assert torch.equal(first, residual_correction(w, quantized(x), x @ w.T, 0.01))
+        first = exact_correction(w, x, quantized(x), 0.01)
+        assert torch.equal(first, exact_correction(w, x, quantized(x), 0.01))
 
     def test_groups_are_corrected_on_their_own(self):
         torch.manual_seed(0)
@@ -119,7 +126,7 @@ class TestSRC:
         target = torch.cat([x[:, :18] @ conv.weight.flatten(1)[:3].T, x[:, 18:] @ conv.weight.flatten(1)[3:].T], 1)
         with torch.no_grad():
             correct(0.01)(layer, Seen(x, target.detach(), torch.stack([x.amin(0), x.amax(0)])))
-        first = residual_correction(conv.weight.flatten(1)[:3], quantized(x)[:, :18], target[:, :3], 0.01)
+        first = exact_correction(conv.weight.flatten(1)[:3], x[:, :18], quantized(x)[:, :18], 0.01)
         assert torch.allclose(layer.weight.flatten(1)[:3], conv.weight.flatten(1)[:3] + first, atol=1e-5)
 
 

@@ -24,20 +24,49 @@ if TYPE_CHECKING:
     from bitsr.evaluation.evaluate import evaluate
     from bitsr.lowering.entry import lower, save
     from bitsr.methods.compress import compress
-    from bitsr.methods.ptq.config import Dobi, HarmoQ, MinMax, Percentile
+    from bitsr.methods.ptq.config import (
+        BRECQ,
+        GPTQ,
+        PAMS,
+        AdaRound,
+        DBDCPac,
+        Dobi,
+        GranularDQ,
+        HarmoQ,
+        HarmoQLiteral,
+        MinMax,
+        Percentile,
+        QDrop,
+        RepQ,
+        SmoothQuant,
+        SVDQuant,
+        TwoDQuant,
+    )
     from bitsr.runtime.model import Model, open
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaRound": "bitsr.methods.ptq.config",
+    "BRECQ": "bitsr.methods.ptq.config",
     "BitsrError": "bitsr.errors",
+    "DBDCPac": "bitsr.methods.ptq.config",
     "Descriptor": "bitsr.descriptor",
     "Dobi": "bitsr.methods.ptq.config",
+    "GPTQ": "bitsr.methods.ptq.config",
+    "GranularDQ": "bitsr.methods.ptq.config",
     "HarmoQ": "bitsr.methods.ptq.config",
+    "HarmoQLiteral": "bitsr.methods.ptq.config",
     "MinMax": "bitsr.methods.ptq.config",
     "Model": "bitsr.runtime.model",
     "ModuleUpscaler": "bitsr.archs.upscaler",
+    "PAMS": "bitsr.methods.ptq.config",
     "Percentile": "bitsr.methods.ptq.config",
+    "QDrop": "bitsr.methods.ptq.config",
+    "RepQ": "bitsr.methods.ptq.config",
+    "SVDQuant": "bitsr.methods.ptq.config",
+    "SmoothQuant": "bitsr.methods.ptq.config",
+    "TwoDQuant": "bitsr.methods.ptq.config",
     "calibration_crops": "bitsr.data.calibration",
     "compress": "bitsr.methods.compress",
     "evaluate": "bitsr.evaluation.evaluate",
@@ -48,14 +77,26 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdaRound",
+    "BRECQ",
     "BitsrError",
+    "DBDCPac",
     "Descriptor",
     "Dobi",
+    "GPTQ",
+    "GranularDQ",
     "HarmoQ",
+    "HarmoQLiteral",
     "MinMax",
     "Model",
     "ModuleUpscaler",
+    "PAMS",
     "Percentile",
+    "QDrop",
+    "RepQ",
+    "SVDQuant",
+    "SmoothQuant",
+    "TwoDQuant",
     "calibration_crops",
     "compress",
     "evaluate",

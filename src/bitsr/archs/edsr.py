@@ -20,6 +20,7 @@ class EDSR(nn.Module):
     """
 
     mean: Tensor
+    blocks = (ResidualBlock,)
 
     def __init__(
         self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_block: int = 16, upscale: int = 4,

@@ -55,6 +55,7 @@ class IMDN(nn.Module):
     """RGB -> RGB in [0, 1], NCHW; any size."""
 
     eight_bit = ("cca",)  # 1x1 convolutions on one pooled pixel: next to nothing to store or to run
+    blocks = (IMDModule,)
 
     def __init__(self, in_nc: int = 3, nf: int = 64, num_modules: int = 6, out_nc: int = 3, upscale: int = 4) -> None:
         super().__init__()

@@ -14,6 +14,8 @@ from bitsr.errors import CheckpointError
 class MSRResNet(nn.Module):
     """RGB -> RGB in [0, 1], NCHW; any size; ``upscale`` 2, 3 or 4."""
 
+    blocks = (ResidualBlock,)
+
     def __init__(
         self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_block: int = 16, upscale: int = 4
     ) -> None:

@@ -70,6 +70,7 @@ class RFDN(nn.Module):
     """
 
     eight_bit = ("esa",)  # the attention branch: 5 % of the weights, and it decides about all features
+    blocks = (RFDB,)
 
     def __init__(
         self, in_nc: int = 3, nf: int = 50, num_modules: int = 4, out_nc: int = 3, upscale: int = 4,

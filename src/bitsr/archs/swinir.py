@@ -185,6 +185,8 @@ class SwinIR(nn.Module):
     '' (denoising, artifact removal).  The input is reflect-padded to a multiple of the window, the output cropped."""
 
     mean: Tensor
+    blocks = (SwinBlock,)  # what block-wise reconstruction works on
+    residual_groups = (BasicLayer,)  # whose outputs feature losses compare
 
     def __init__(
         self, upscale: int = 4, in_chans: int = 3, img_size: int = 64, window_size: int = 8, img_range: float = 1.0,

@@ -40,7 +40,7 @@ def compress(
     Args:
         model: checkpoint (.safetensors, .pth); the network is found from its weights
         output: the packed file; its name ends in .bitsr
-        method: minmax, percentile, dobi or harmoq; left out: the best known one for the bits
+        method: minmax, dobi, 2dquant, gptq, adaround, brecq, harmoq, ...; left out: the best known one for the bits
         bits: bits of weights and activations: 2, 3, 4, 6, 8; 16 or 32 leave them in floating point (default: 4)
         w_bits: bits of the weights alone
         a_bits: bits of the activations alone

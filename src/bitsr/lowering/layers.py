@@ -10,13 +10,17 @@ from torch import nn
 from bitsr.errors import UnsupportedLayer
 from bitsr.lowering.builder import Builder
 from bitsr.lowering.registry import Lowering, register_lowering
-from bitsr.parts.layers import QuantConv2d, QuantLinear
+from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantLinear
 
 
 def _sequence(module: nn.Sequential, builder: Builder, x: str) -> str:
     for part in module:
         x = builder.apply(x, part)
     return x
+
+
+def _with_branch(module: QuantLayer, builder: Builder, x: str, y: str) -> str:
+    return y if module.branch is None else builder.add(y, builder.apply(x, module.branch))
 
 
 def _gelu(module: nn.GELU, builder: Builder, x: str) -> str:
@@ -46,9 +50,9 @@ def _activation(function: Any) -> Lowering:
 
 LAYERS: dict[type[nn.Module], Callable[[Any, Builder, str], str]] = {
     nn.Conv2d: lambda module, builder, x: builder.conv2d(x, module),
-    QuantConv2d: lambda module, builder, x: builder.conv2d(x, module),
+    QuantConv2d: lambda module, builder, x: _with_branch(module, builder, x, builder.conv2d(x, module)),
     nn.Linear: lambda module, builder, x: builder.linear(x, module),
-    QuantLinear: lambda module, builder, x: builder.linear(x, module),
+    QuantLinear: lambda module, builder, x: _with_branch(module, builder, x, builder.linear(x, module)),
     nn.BatchNorm2d: _batch_norm,
     nn.LayerNorm: lambda module, builder, x: builder.layer_norm(x, module),
     nn.LeakyReLU: lambda module, builder, x: builder.activation(x, "leaky_relu", module.negative_slope),

@@ -69,6 +69,8 @@ def quantizer_of(quantizer: nn.Module | None, owner: str, *, zero_padded: bool =
         return None
     if not isinstance(quantizer, AffineQuantizer):
         raise UnsupportedLayer(f"{owner}: {type(quantizer).__name__} is not an affine quantizer and cannot be packed")
+    if quantizer.levels != 2**quantizer.bits - 1:
+        raise UnsupportedLayer(f"{owner}: a grid of {quantizer.levels + 1} levels cannot be packed; set narrow=false")
     lower, step = quantizer.grid()
     if lower.numel() != 1 or step.numel() != 1:
         raise UnsupportedLayer(f"{owner}: bounds per channel cannot be packed, only one pair per feature map")

@@ -5,15 +5,60 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bitsr.errors import ConfigError
-from bitsr.methods.ptq.config import Dobi, HarmoQ, MinMax, Percentile, PTQConfig
+from bitsr.methods.ptq.config import (
+    BRECQ,
+    GPTQ,
+    PAMS,
+    AdaRound,
+    DBDCPac,
+    Dobi,
+    GranularDQ,
+    HarmoQ,
+    HarmoQLiteral,
+    MinMax,
+    Percentile,
+    PTQConfig,
+    QDrop,
+    RepQ,
+    SmoothQuant,
+    SVDQuant,
+    TwoDQuant,
+)
 
-METHODS: dict[str, type[PTQConfig]] = {"minmax": MinMax, "percentile": Percentile, "dobi": Dobi, "harmoq": HarmoQ}
+METHODS: dict[str, type[PTQConfig]] = {
+    "minmax": MinMax,
+    "percentile": Percentile,
+    "dobi": Dobi,
+    "2dquant": TwoDQuant,
+    "adaround": AdaRound,
+    "brecq": BRECQ,
+    "qdrop": QDrop,
+    "gptq": GPTQ,
+    "smoothquant": SmoothQuant,
+    "repq": RepQ,
+    "svdquant": SVDQuant,
+    "pams": PAMS,
+    "dbdc-pac": DBDCPac,
+    "granular-dq": GranularDQ,
+    "harmoq": HarmoQ,
+    "harmoq-literal": HarmoQLiteral,
+}
+_HOMES = {  # files whose names differ
+    "minmax": "simple",
+    "percentile": "simple",
+    "dobi": "simple",
+    "2dquant": "twodquant",
+    "dbdc-pac": "dbdc_pac",
+    "granular-dq": "granular_dq",
+    "harmoq-literal": "harmoq_literal",
+}
 BEST = "harmoq"  # the best known method at every bit width so far
 
 
@@ -96,21 +141,5 @@ def load_config(path: str | Path) -> PTQConfig:
 
 def stages_of(config: PTQConfig) -> list[Callable[..., None]]:
     """The method that a config's type stands for, as its list of stages.  Imports torch."""
-    from bitsr.methods.ptq import harmoq
-    from bitsr.methods.ptq.bounds import dobi, minmax, percentile
-    from bitsr.methods.ptq.pipeline import simple_stages
-
-    match config:
-        case HarmoQ():
-            return list(harmoq.stages(config))
-        case Dobi(candidates=candidates):
-
-            def search(v: Any, bits: int) -> Any:
-                return dobi(v, bits, candidates)
-
-            return list(simple_stages(search, weights=search))
-        case Percentile(tail=tail):
-            return list(simple_stages(lambda v, bits: percentile(v, bits, tail)))
-        case MinMax():
-            return list(simple_stages(minmax))
-    raise ConfigError(f"unknown config {type(config).__name__}")
+    name = name_of(config)
+    return list(import_module(f"bitsr.methods.ptq.{_HOMES.get(name, name)}").stages(config))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bitsr.parts.matmul import MatMul
 from bitsr.parts.quantizer import DecidedWeight
+from bitsr.parts.undecided import UndecidedWeight
 
 
 class QuantLayer(nn.Module):
@@ -15,7 +16,8 @@ class QuantLayer(nn.Module):
     The input is multiplied by ``input_scale`` (one number per input channel, where present) and quantized by
     ``quantizer``; the weight is ``decided`` once a method has rounded it.  Before, it is the floating-point ``weight``,
     which ``weight_quantizer`` maps to a compressed one of the same shape at every pass while it is trained.  Each may
-    be absent: an absent quantizer leaves its operand in floating point.
+    be absent: an absent quantizer leaves its operand in floating point.  A ``branch`` takes the layer's input as it
+    comes, and its output is added.
     """
 
     weight: nn.Parameter
@@ -31,6 +33,7 @@ class QuantLayer(nn.Module):
         self.quantizer: nn.Module | None = None  # an AffineQuantizer once the layer is to be lowered
         self.weight_quantizer: nn.Module | None = None
         self.decided: DecidedWeight | None = None
+        self.branch: nn.Module | None = None
 
     channel_axis: int  # of the input feature map
 
@@ -47,6 +50,14 @@ class QuantLayer(nn.Module):
             return self.decided()
         return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
 
+    def decide(self) -> None:
+        """Fix the codes that were being learned."""
+        if isinstance(self.weight_quantizer, UndecidedWeight):
+            self.decided, self.weight_quantizer = self.weight_quantizer.decide(self.weight.detach()), None
+
+    def with_branch(self, x: Tensor, y: Tensor) -> Tensor:
+        return y if self.branch is None else y + self.branch(x)
+
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.scaled(x)
         return (x if self.quantizer is None else self.quantizer(x)), self.effective_weight()
@@ -61,8 +72,8 @@ class QuantLinear(QuantLayer):
     channel_axis = -1
 
     def forward(self, x: Tensor) -> Tensor:
-        x, weight = self.operands(x)
-        return F.linear(x, weight, self.bias)
+        quantized, weight = self.operands(x)
+        return self.with_branch(x, F.linear(quantized, weight, self.bias))
 
 
 class QuantConv2d(QuantLayer):
@@ -82,8 +93,9 @@ class QuantConv2d(QuantLayer):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        x, weight = self.operands(x)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        quantized, weight = self.operands(x)
+        y = F.conv2d(quantized, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return self.with_branch(x, y)
 
 
 class QuantMatMul(nn.Module):

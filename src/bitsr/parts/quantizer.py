@@ -80,6 +80,10 @@ class AffineQuantizer(nn.Module):
         step = (upper - lower) / self.levels
         return (-(-lower / step).round() * step if self.integer_zero else lower), step
 
+    def learned(self) -> list[nn.Parameter]:
+        """What training may move."""
+        return [self.lower, self.upper]
+
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes 0..2**bits - 1 (uint8), rint to even."""
         lower, step = self.grid()
@@ -94,6 +98,49 @@ class AffineQuantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, integer_zero={self.integer_zero}"
+
+
+class SymmetricQuantizer(AffineQuantizer):
+    """Zero is the level in the middle and ``upper`` = alpha the largest; only alpha is learned (PAMS).
+
+    step = alpha / (2**(bits - 1) - 1).  The levels reach down to -alpha - step, so that all codes are used, or with
+    ``narrow`` to -alpha (ternary at 2 bit; such a grid of 2**bits - 1 levels cannot be packed).
+    """
+
+    def __init__(self, bits: int, alpha: Tensor | float, narrow: bool = False) -> None:
+        super().__init__(bits, 0.0, alpha, integer_zero=True)
+        self.lower.requires_grad_(False)  # not used: it follows from alpha
+        self.narrow = narrow
+
+    @property
+    def levels(self) -> int:
+        return 2**self.bits - 2 if self.narrow else 2**self.bits - 1
+
+    def learned(self) -> list[nn.Parameter]:
+        return [self.upper]
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        alpha = self.upper.clamp_min(1e-6)
+        step = alpha / (2 ** (self.bits - 1) - 1)
+        return (-alpha if self.narrow else -alpha - step), alpha
+
+
+class LogSqrt2Quantizer(nn.Module):
+    """For values in 0..largest, such as softmax maps (RepQ-ViT, eq. 12).
+
+    Levels largest * 2**(-q / 2) with q = round(-2 log2(x / largest)) in 0..2**bits - 1, and zero below the last.
+    """
+
+    largest: Tensor
+
+    def __init__(self, bits: int, largest: Tensor | float) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("largest", torch.as_tensor(largest, dtype=torch.float32).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = (-2 * torch.log2(x / self.largest)).round().clamp_min(0)
+        return torch.where(q < 2**self.bits, self.largest * torch.exp2(-q / 2), torch.zeros_like(x))
 
 
 class DecidedWeight(nn.Module):

@@ -60,6 +60,141 @@ class Dobi(PTQConfig):
 
 
 @dataclass(frozen=True)
+class TwoDQuant(PTQConfig):
+    """2DQuant: DOBI, then DQC.
+
+    ``candidates``: of the search.  ``loss``: 'paper' is eq. 6, 'released' what the published code computes.
+    ``weights``: bounds per 'row', or per 'tensor' as in the paper.  ``steps`` of Adam with ``batch`` crops of
+    ``crop`` LR pixels (paper: 3000, 32, 64); ``lr`` in quantization steps.
+    """
+
+    candidates: int = 100
+    loss: Literal["paper", "released"] = "paper"
+    weights: Literal["row", "tensor"] = "row"
+    steps: int = 150
+    batch: int = 4
+    crop: int = 32
+    lr: float = 0.05
+
+
+@dataclass(frozen=True)
+class AdaRound(PTQConfig):
+    """AdaRound: ``steps`` of Adam on the rounding of each layer, ``batch`` rows each (paper: 10000).
+
+    ``regularization``: of the term that pushes to 0 or 1, relative to the output's variance.  ``groups``: how often the
+    quantized prefix is run to refresh the rows, of which there are ``samples``.
+    """
+
+    steps: int = 400
+    batch: int = 512
+    lr: float = 0.05
+    regularization: float = 0.1
+    groups: int = 8
+    samples: int = 8192
+
+
+@dataclass(frozen=True)
+class BRECQ(PTQConfig):
+    """BRECQ: ``steps`` of Adam on a block's rounding (paper: 20000), then ``activation_steps`` (5000) on its bounds,
+    ``batch`` calibration crops each.
+
+    ``regularization`` as in AdaRound; ``activation_lr`` in quantization steps; ``samples``: rows for the first bounds.
+    """
+
+    steps: int = 100
+    batch: int = 1
+    lr: float = 0.05
+    regularization: float = 0.1
+    activation_steps: int = 40
+    activation_lr: float = 0.02
+    samples: int = 4096
+
+
+@dataclass(frozen=True)
+class QDrop(PTQConfig):
+    """QDrop: as BRECQ, rounding and bounds together; an element stays in floating point with probability ``drop``."""
+
+    steps: int = 140
+    batch: int = 1
+    lr: float = 0.05
+    regularization: float = 0.1
+    activation_lr: float = 0.02
+    drop: float = 0.5
+    samples: int = 4096
+
+
+@dataclass(frozen=True)
+class DBDCPac(PTQConfig):
+    """DBDC+Pac: ``tail`` is the share of values that is clipped; ``released_tail`` the one that the published code
+    really clips.  ``detached``: without the feature term, whose gradient the published code cuts.  ``steps`` for each
+    of the two phases; ``lr`` and ``weight_lr`` in quantization steps."""
+
+    tail: float = 5e-4
+    released_tail: bool = False
+    detached: bool = False
+    steps: int = 80
+    batch: int = 4
+    crop: int = 32
+    lr: float = 0.05
+    weight_lr: float = 0.05
+
+
+@dataclass(frozen=True)
+class GPTQ(PTQConfig):
+    """GPTQ: ``damping`` is relative to the mean of the second moment's diagonal; ``groups`` and ``samples`` as in
+    AdaRound."""
+
+    damping: float = 0.01
+    groups: int = 8
+    samples: int = 8192
+
+
+@dataclass(frozen=True)
+class SmoothQuant(PTQConfig):
+    """SmoothQuant with MinMax bounds: ``strength`` is the paper's alpha.  ``unfolded``: layers without a LayerNorm
+    before them are scaled too, when the network runs.  ``samples``: rows on which channels are measured."""
+
+    strength: float = 0.5
+    unfolded: bool = True
+    samples: int = 4096
+
+
+@dataclass(frozen=True)
+class RepQ(PTQConfig):
+    """RepQ-ViT: ``softmax`` 'log' is the paper's quantizer of base sqrt 2, which cannot be packed; 'affine' can.
+    ``samples``: rows on which channels are calibrated."""
+
+    softmax: Literal["log", "affine"] = "log"
+    samples: int = 4096
+
+
+@dataclass(frozen=True)
+class SVDQuant(PTQConfig):
+    """SVDQuant: ``rank`` of the floating-point branch.  ``weighted``: singular values of the weight times a root of the
+    input's second moment, so that the branch takes what matters in the output.  ``strength`` as in SmoothQuant, the
+    others as in GPTQ."""
+
+    rank: int = 4
+    weighted: bool = True
+    strength: float = 0.5
+    damping: float = 0.1
+    groups: int = 8
+    samples: int = 8192
+
+
+@dataclass(frozen=True)
+class PAMS(PTQConfig):
+    """PAMS as a post-training method: only alpha is learned.  ``narrow``: the paper's grid of 2^b - 1 levels, which
+    cannot be packed.  ``steps``, ``batch``, ``crop``, ``lr`` as in 2DQuant."""
+
+    narrow: bool = False
+    steps: int = 150
+    batch: int = 4
+    crop: int = 32
+    lr: float = 0.05
+
+
+@dataclass(frozen=True)
 class HarmoQ(PTQConfig):
     """HarmoQ in its corrected form; each stage can be switched off to measure what it gives.
 
@@ -73,15 +208,53 @@ class HarmoQ(PTQConfig):
     """
 
     hso: bool = True
-    src: Literal["exact", "none"] = "exact"
+    src: Literal[
+        "exact", "printed", "sylvester", "subspace", "random_subspace", "laplacian", "sobel", "dct", "learned",
+        "random", "mix", "none",
+    ] = "exact"  # fmt: skip
     ridge: float = 0.03
     rounding: Literal["gptq", "nearest"] = "gptq"
     damping: float = 0.1
     bias_correction: bool = True
     abr_steps: int = 20
+    abr_loss: Literal["exact", "first_order"] = "exact"
     groups: int = 8
     samples: int = 8192
     distill_steps: int = 100
     distill_batch: int = 4
     distill_crop: int = 32
     distill_lr: float = 0.05
+
+
+@dataclass(frozen=True)
+class HarmoQLiteral(PTQConfig):
+    """HarmoQ's Algorithm 1 as printed.  ``iterations`` over each layer ("10-20"); ``anchored``: SRC starts from the
+    pristine weight each time; ``ridge`` is lambda, absolute; ``samples``: rows of each layer."""
+
+    iterations: int = 15
+    anchored: bool = False
+    ridge: float = 0.01
+    samples: int = 4096
+
+
+@dataclass(frozen=True)
+class GranularDQ(PTQConfig):
+    """Granular-DQ: weights of 8 bits, activations of 4 to 8 that each ``patch`` of so many LR pixels gets when the
+    network runs.  ``steps``, ``batch``, ``crop``, ``lr`` as in 2DQuant; ``samples``: rows for the first bounds."""
+
+    w_bits: int = 8
+    a_bits: int = 8
+    patch: int = 96
+    steps: int = 100
+    batch: int = 4
+    crop: int = 32
+    lr: float = 0.05
+    samples: int = 4096
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.w_bits, self.a_bits) != (8, 8):
+            raise ConfigError(
+                f"Granular-DQ has weights of 8 bits and chooses those of activations itself, got W{self.w_bits}"
+                f"A{self.a_bits}: give 8 bits (fixed bits are 2dquant with --w-bits 8 --a-bits N)"
+            )

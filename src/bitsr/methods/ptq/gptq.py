@@ -1,12 +1,34 @@
 """GPTQ (Frantar et al., ICLR 2023; after OBC): round column by column and let the columns that follow absorb the
-error."""
+error.
+
+As a method of its own: grids fixed before by search, the second moment E[x~ x~^T] of the inputs that the quantized
+prefix delivers, 1 % damping, columns in descending order of its diagonal, no other correction.  HarmoQ and SVDQuant use
+the same step with the covariance (means go to the bias) and a refit of scale and offset.
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from bitsr.methods.ptq.bounds import round_to_grid
+from bitsr.methods.ptq.bounds import activation_bounds, dobi, round_to_grid
+from bitsr.methods.ptq.config import GPTQ
+from bitsr.methods.ptq.pipeline import (
+    SYMMETRIC_FROM,
+    LayerStep,
+    Seen,
+    Stage,
+    bound_operands,
+    centred,
+    groups_of,
+    layerwise,
+    row_grid,
+    set_bounds,
+)  # fmt: skip
+from bitsr.parts.layers import QuantLayer
+from bitsr.parts.quantizer import DecidedWeight
 
 
 def gptq(weight: Tensor, covariance: Tensor, lower: Tensor, step: Tensor, bits: int, damping: float = 0.01) -> Tensor:
@@ -57,3 +79,41 @@ def refit(
     scale = torch.where(safe, (pw * oo - p1 * ow) / determinant, torch.zeros_like(pp))
     mid = torch.where(safe, (pp * ow - p1 * pw) / determinant, ow / oo.clamp_min(1e-30))
     return scale.float(), mid.float()
+
+
+def round_with_gptq(damping: float, centre: bool = True, refitted: bool = True) -> LayerStep:
+    """GPTQ towards the layer's weights on the quantized input.
+
+    ``centre``: under the covariance, which leaves means to a bias correction, not the second moment.  ``refitted``:
+    scale and offset are fitted again once the codes are known.
+    """
+
+    def step(layer: QuantLayer, seen: Seen) -> None:
+        if layer.w_bits >= 16:
+            return
+        flat = layer.weight.detach().flatten(1)
+        symmetric = layer.w_bits >= SYMMETRIC_FROM
+        codes = torch.empty_like(flat, dtype=torch.uint8)
+        scale, mid = flat.new_empty(flat.shape[0]), flat.new_zeros(flat.shape[0])
+        quantized = seen.quantized(layer)
+        inputs = centred(quantized) if centre else quantized
+        for rows, columns in groups_of(layer):
+            x = inputs[:, columns].double()
+            damped = x.T @ x / len(x)
+            damped.diagonal().add_(damping * damped.diagonal().mean())
+            lower, size = row_grid(flat[rows], layer.w_bits, partial(dobi, weight=damped.diagonal().float()))
+            codes[rows] = gptq(flat[rows], damped, lower, size, layer.w_bits, 0.0)
+            scale[rows], middle = size.flatten(), (lower + 2 ** (layer.w_bits - 1) * size).flatten()
+            if refitted:
+                scale[rows], middle = refit(codes[rows], flat[rows], damped, symmetric, layer.w_bits)
+            if middle is not None:
+                mid[rows] = middle
+        layer.decided = DecidedWeight(layer.w_bits, codes.view(layer.weight.shape), scale, None if symmetric else mid)
+
+    return step
+
+
+def stages(config: GPTQ) -> list[Stage]:
+    rounding = round_with_gptq(config.damping, centre=False, refitted=False)
+    steps, operands = [set_bounds(activation_bounds), rounding], bound_operands(activation_bounds)
+    return [layerwise(steps, operands, config.groups, config.samples)]

@@ -13,48 +13,36 @@ held-out rows.
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from bitsr.methods.ptq.bounds import Bounds, dobi, minmax, one_sided, round_to_grid
+from bitsr.methods.ptq.bounds import activation_bounds, dobi, round_to_grid
 from bitsr.methods.ptq.config import HarmoQ
 from bitsr.methods.ptq.distill import distill
-from bitsr.methods.ptq.gptq import gptq, refit
+from bitsr.methods.ptq.gptq import round_with_gptq
 from bitsr.methods.ptq.pipeline import (
-    SYMMETRIC_FROM,
     LayerStep,
     Seen,
     Stage,
     Work,
     apply_weight,
-    decide,
+    bound_operands,
+    centred,
+    correct_bias,
     groups_of,
     layerwise,
     round_to_nearest,
     row_grid,
     set_bounds,
 )  # fmt: skip
-from bitsr.methods.ptq.samples import collect
-from bitsr.parts.folding import divide_output, multiply_input
-from bitsr.parts.layers import QuantConv2d, QuantLayer
+from bitsr.methods.ptq.smoothing import scalable_channels
+from bitsr.methods.ptq.structural import SPATIAL, Reading, correction
+from bitsr.parts.layers import QuantLayer
 from bitsr.parts.quantizer import AffineQuantizer
 
-# ---- bounds --------------------------------------------------------------------------------------------------------
-
-HEADROOM = 0.1  # of the calibration range, on each side
-
-
-def activation_bounds(v: Tensor, bits: int) -> Bounds:
-    """DOBI below 8 bit.  From 8 bit on clipping a rare extreme costs more than resolution does: the whole calibration
-    range, and headroom for the extremes of other pictures (above only, where the tensor is one-sided)."""
-    if bits < 8:
-        return dobi(v, bits)
-    low, high = minmax(v)
-    room = HEADROOM * (high - low)
-    return (low if one_sided(v) else low - room), high + room
-
+TILES = 64  # of 8x8 positions, for the spatial readings of SRC
 
 # ---- HSO -----------------------------------------------------------------------------------------------------------
 
@@ -100,113 +88,48 @@ def smooth(work: Work, rows: int = 512) -> None:
     The exponent (and whether to shift, behind a LayerNorm) is the one of least layer error; no smoothing is a
     candidate.
     """
-    folds = {fold.consumer: fold for fold in (work.student.folds() if hasattr(work.student, "folds") else ())}  # type: ignore[operator]
-    layers = {n: m for n, m in work.layers.items() if isinstance(m, QuantLayer) and m.a_bits < 16}
-    seen, _ = collect(work.student, list(layers), work.batches, rows, seed=work.seed)
-    for name, layer in layers.items():
-        if isinstance(layer, QuantConv2d) and layer.groups > 1:
-            continue
-        weight = layer.weight.detach().flatten(2) if layer.weight.ndim > 2 else layer.weight.detach()[..., None]
-        x = seen[name].rows.view(-1, *weight.shape[1:])
-        fold = folds.get(name)
-        producer = work.student.get_submodule(fold.producer) if fold else None
+    for channels in scalable_channels(work, rows):
+        x, weight = channels.x, channels.layer.weight.detach().view_as(channels.weight)
         none = weight.new_zeros(weight.shape[1])
         middle = (x.amax((0, 2)) + x.amin((0, 2))) / 2
-        shifts = (none, middle) if isinstance(producer, nn.LayerNorm) and layer.bias is not None else (none,)
+        shifts = (none, middle) if channels.shiftable else (none,)
         x_range, w_range = channel_ranges(x, weight)
         options = [(torch.ones_like(none), none)]
         options += [(harmonized_scale(x_range, w_range, t), shift) for t in SMOOTHING for shift in shifts]
-        errors = [layer_error(x, weight, s, shift, layer) for s, shift in options]
+        errors = [layer_error(x, weight, s, shift, channels.layer) for s, shift in options]
         s, shift = options[errors.index(min(errors))]
-        moved = shift if bool(shift.any()) else None
-        if fold is None:
-            multiply_input(layer, s, None)
-            layer.input_scale = None if bool((s == 1).all()) else 1 / s
-            continue
-        assert producer is not None
-        multiply_input(layer, s, moved)
-        divide_output(producer, s, moved, fold.rows)
+        channels.smooth(work, s, shift if bool(shift.any()) else None)
 
 
 # ---- SRC -----------------------------------------------------------------------------------------------------------
 
 
-def centred(x: Tensor) -> Tensor:
-    return x - x.mean(0, keepdim=True)
-
-
-def residual_correction(weight: Tensor, quantized: Tensor, target: Tensor, ridge: float) -> Tensor:
-    """D that minimises E|target - (W + D) x~|^2 + lambda |D|^2 (reading R1), means removed: the bias takes those.
-
-    ``weight`` (out, d), ``quantized`` x~ (N, d), ``target`` W x + b (N, out); ``ridge`` is lambda relative to the
-    mean of the covariance's diagonal.  Without quantization error D is 0.
-    """
-    x = centred(quantized).double()
-    error = centred(target).double() - x @ weight.double().T
-    covariance = x.T @ x
-    covariance.diagonal().add_(ridge * covariance.diagonal().mean().clamp_min(1e-12))
-    return torch.cholesky_solve(x.T @ error, torch.linalg.cholesky(covariance)).T.float()
-
-
-def correct(ridge: float) -> LayerStep:
-    """SRC: W <- W + D, always from the pristine weight."""
+def correct(ridge: float, reading: Reading = "exact") -> LayerStep:
+    """SRC: W <- W + D, always from the pristine weight, means removed: the bias takes those."""
 
     def step(layer: QuantLayer, seen: Seen) -> None:
-        quantized, target = seen.quantized(layer), seen.target
+        x, quantized = centred(seen.x), centred(seen.quantized(layer))
+        tiles = None
+        if seen.tiles is not None:
+            tiles = (seen.tiles, seen.tiles if layer.quantizer is None else layer.quantizer(seen.tiles))
         flat = layer.weight.detach().flatten(1)
         for rows, columns in groups_of(layer):
-            flat[rows] += residual_correction(flat[rows], quantized[:, columns], target[:, rows], ridge)
+            part = None if tiles is None else (tiles[0][..., columns], tiles[1][..., columns])
+            flat[rows] += correction(reading, flat[rows], x[:, columns], quantized[:, columns], ridge, part)
 
     return step
-
-
-# ---- rounding, bias ------------------------------------------------------------------------------------------------
-
-
-def round_with_gptq(damping: float) -> LayerStep:
-    """GPTQ towards the (corrected) weights under the covariance of the quantized input, then scale and offset
-    refitted."""
-
-    def step(layer: QuantLayer, seen: Seen) -> None:
-        if layer.w_bits < 16:
-            _round_with_gptq(layer, seen, damping)
-
-    return step
-
-
-def _round_with_gptq(layer: QuantLayer, seen: Seen, damping: float) -> None:
-    flat = layer.weight.detach().flatten(1)
-    symmetric = layer.w_bits >= SYMMETRIC_FROM
-    codes = torch.empty_like(flat, dtype=torch.uint8)
-    scale, mid = flat.new_empty(flat.shape[0]), flat.new_zeros(flat.shape[0])
-    quantized = centred(seen.quantized(layer))
-    for rows, columns in groups_of(layer):
-        x = quantized[:, columns].double()
-        covariance = x.T @ x / len(x)
-        damped = covariance.clone()
-        damped.diagonal().add_(damping * covariance.diagonal().mean())
-        search = partial(dobi, weight=damped.diagonal().float())
-        lower, step = row_grid(flat[rows], layer.w_bits, search)
-        codes[rows] = gptq(flat[rows], damped, lower, step, layer.w_bits, 0.0)
-        scale[rows], middle = refit(codes[rows], flat[rows], damped, symmetric, layer.w_bits)
-        if middle is not None:
-            mid[rows] = middle
-    decide(layer, codes, scale, None if symmetric else mid)
-
-
-def correct_bias(layer: QuantLayer, seen: Seen) -> None:
-    """b <- E[(W x + b) - W^ x~], the mean of the output."""
-    if layer.bias is None:
-        return
-    layer.bias.data = (seen.target - apply_weight(layer, layer.effective_weight(), seen.quantized(layer))).mean(0)
 
 
 # ---- ABR -----------------------------------------------------------------------------------------------------------
 
 
-def refine_bounds(steps: int, rate: float = 2e-3, batch: int = 512) -> LayerStep:
-    """Adam on the layer's bounds, weight scales and offsets against the exact layer error |W x - W^ x~|^2; codes
-    stay."""
+def refine_bounds(
+    steps: int, loss: Literal["exact", "first_order"] = "exact", rate: float = 2e-3, batch: int = 512
+) -> LayerStep:
+    """Adam on the layer's bounds, weight scales and offsets against the layer error |W x - W^ x~|^2; codes stay.
+
+    ``loss`` 'first_order' is the printed |W delta_x + delta_W x|^2, which leaves delta_W delta_x out.
+    """
 
     def step(layer: QuantLayer, seen: Seen) -> None:
         parameters: list[tuple[nn.Parameter, float]] = []
@@ -221,8 +144,11 @@ def refine_bounds(steps: int, rate: float = 2e-3, batch: int = 512) -> LayerStep
         held = len(seen.x) // 4
 
         def error(x: Tensor, target: Tensor) -> Tensor:
-            x = x if layer.quantizer is None else layer.quantizer(x)
-            return centred(target - apply_weight(layer, layer.effective_weight(), x)).square().mean()
+            quantized, weight = x if layer.quantizer is None else layer.quantizer(x), layer.effective_weight()
+            difference = target - apply_weight(layer, weight, quantized)
+            if loss == "first_order":
+                difference = difference + apply_weight(layer, weight - layer.weight.detach(), quantized - x)
+            return centred(difference).square().mean()
 
         best, kept = float(error(seen.x[:held], seen.target[:held])), [p.detach().clone() for p, _ in parameters]
         optimizer = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in parameters])
@@ -248,15 +174,23 @@ def refine_bounds(steps: int, rate: float = 2e-3, batch: int = 512) -> LayerStep
 
 def stages(config: HarmoQ) -> list[Stage]:
     steps: list[LayerStep] = [set_bounds(activation_bounds)]
-    if config.src == "exact":
-        steps.append(correct(config.ridge))
+    if config.src != "none":
+        steps.append(correct(config.ridge, config.src))
     steps.append(round_with_gptq(config.damping) if config.rounding == "gptq" else round_to_nearest(dobi))
     if config.abr_steps:
-        steps.append(refine_bounds(config.abr_steps))
+        steps.append(refine_bounds(config.abr_steps, config.abr_loss))
     if config.bias_correction:
         steps.append(correct_bias)
     whole: list[Stage] = [smooth] if config.hso else []
-    whole.append(layerwise(steps, activation_bounds, config.groups, config.samples))
+    whole.append(
+        layerwise(
+            steps,
+            bound_operands(activation_bounds),
+            config.groups,
+            config.samples,
+            TILES if config.src in SPATIAL else 0,
+        )
+    )
     if config.distill_steps and min(config.w_bits, config.a_bits) < 8:  # nothing is left to gain at 8 bit
         whole.append(distill)
     return whole

@@ -20,7 +20,8 @@ from bitsr.methods.ptq.samples import Rows, collect
 from bitsr.methods.ptq.scope import assign_bits, execution_order
 from bitsr.parts.folding import fold_batch_norms
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, replace
-from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
+from bitsr.parts.quantizer import AffineQuantizer
+from bitsr.parts.undecided import on_grid
 from bitsr.runtime.color import to_float, to_network
 
 BATCH = 4
@@ -86,6 +87,7 @@ class Seen:
     x: Tensor
     target: Tensor
     extremes: Tensor  # least and greatest input of each channel over all positions, not only the sampled ones: (2, c)
+    tiles: Tensor | None = None  # (N, 8, 8, d) neighbouring positions, where a stage asked for them
     certain: bool = False  # no picture goes beyond the extremes: the layer reads the picture itself
 
     def quantized(self, layer: QuantLayer) -> Tensor:
@@ -148,10 +150,6 @@ def row_grid(weight: Tensor, bits: int, search: Search) -> tuple[Tensor, Tensor]
     return lower, ((upper - lower) / (2**bits - 1)).clamp_min(1e-12)
 
 
-def decide(layer: QuantLayer, codes: Tensor, scale: Tensor, mid: Tensor | None) -> None:
-    layer.decided = DecidedWeight(layer.w_bits, codes.view(layer.weight.shape), scale.flatten(), mid)
-
-
 def round_to_nearest(search: Search) -> LayerStep:
     """Weight codes by rounding each row to its grid."""
 
@@ -161,18 +159,45 @@ def round_to_nearest(search: Search) -> LayerStep:
         flat = layer.weight.detach().flatten(1)
         lower, size = row_grid(flat, layer.w_bits, search)
         codes = round_to_grid(flat, lower, size, 2**layer.w_bits - 1)
-        mid = None if layer.w_bits >= SYMMETRIC_FROM else (lower + 2 ** (layer.w_bits - 1) * size).flatten()
-        decide(layer, codes, size, mid)
+        layer.decided = on_grid(layer.w_bits, codes.view(layer.weight.shape), lower, size)
 
     return step
+
+
+def centred(x: Tensor) -> Tensor:
+    return x - x.mean(0, keepdim=True)
+
+
+def correct_bias(layer: QuantLayer, seen: Seen) -> None:
+    """b <- E[(W x + b) - W^ x~], the mean of the output."""
+    if layer.bias is None:
+        return
+    layer.bias.data = (seen.target - apply_weight(layer, layer.effective_weight(), seen.quantized(layer))).mean(0)
 
 
 # ---- all layers ----------------------------------------------------------------------------------------------------
 
 
-def layerwise(steps: Sequence[LayerStep], search: Search, groups: int = 1, samples: int = 4096) -> Stage:
-    """Apply ``steps`` to every layer in execution order; the statistics are refreshed ``groups`` times with all that
-    is quantized so far in place.  Operands of matrix products get their bounds by ``search``."""
+OperandStep = Callable[[QuantMatMul, tuple[Tensor, Tensor]], None]
+
+
+def bound_operands(search: Search) -> OperandStep:
+    """Quantizers of both operands of a matrix product, by a search over their elements."""
+
+    def step(layer: QuantMatMul, operands: tuple[Tensor, Tensor]) -> None:
+        if layer.a_bits < 16:
+            bounds = [search(values, layer.a_bits) for values in operands]
+            layer.quantizer_a, layer.quantizer_b = (AffineQuantizer(layer.a_bits, low[0], up[0]) for low, up in bounds)
+
+    return step
+
+
+def layerwise(
+    steps: Sequence[LayerStep], operands: OperandStep, groups: int = 1, samples: int = 4096, tiles: int = 0
+) -> Stage:
+    """Apply ``steps`` to every linear and convolution, ``operands`` to every matrix product, in execution order; the
+    statistics are refreshed ``groups`` times with all that is quantized so far in place.  ``tiles``: how many tiles of
+    neighbouring positions to keep beside ``samples`` rows."""
 
     @torch.no_grad()
     def stage(work: Work) -> None:
@@ -180,25 +205,31 @@ def layerwise(steps: Sequence[LayerStep], search: Search, groups: int = 1, sampl
         size = max(1, math.ceil(len(names) / groups))
         for start in range(0, len(names), size):
             part = names[start : start + size]
-            seen_by, operands = collect(work.student, part, work.batches, samples, seed=work.seed)
+            rows, elements = collect(work.student, part, work.batches, samples, seed=work.seed, tiles=tiles)
             for name in part:
                 layer = work.layers[name]
                 if isinstance(layer, QuantMatMul):
-                    bound_operands(layer, operands[name], search)
+                    operands(layer, elements[name])
                     continue
-                seen_rows, scale = seen_by[name], row_scale(layer)
-                x = seen_rows.rows if scale is None else seen_rows.rows * scale
-                limits = picture_limits(work, name, seen_rows) if name == names[0] else None
-                extremes = torch.stack([seen_rows.low, seen_rows.high]) if limits is None else limits
-                extremes = extremes if layer.input_scale is None else extremes * layer.input_scale
-                target = apply_weight(layer, layer.weight, x)
-                target = target if layer.bias is None else target + layer.bias
-                work.output_std[name] = float(target.std())
-                seen = Seen(x, target, extremes, certain=limits is not None)
+                seen = seen_by(work, name, layer, rows[name])
                 for step in steps:
                     step(layer, seen)
 
     return stage
+
+
+def seen_by(work: Work, name: str, layer: QuantLayer, sampled: Rows) -> Seen:
+    """The sampled rows in the domain in which the layer quantizes them, and what its weights make of them."""
+    scale = row_scale(layer)
+    x = sampled.rows if scale is None else sampled.rows * scale
+    limits = picture_limits(work, name, sampled) if name == next(iter(work.layers)) else None
+    extremes = torch.stack([sampled.low, sampled.high]) if limits is None else limits
+    extremes = extremes if layer.input_scale is None else extremes * layer.input_scale
+    target = apply_weight(layer, layer.weight, x)
+    target = target if layer.bias is None else target + layer.bias
+    work.output_std[name] = float(target.std())
+    tiles = sampled.tiles if scale is None or sampled.tiles is None else sampled.tiles * scale
+    return Seen(x, target, extremes, tiles, certain=limits is not None)
 
 
 def picture_limits(work: Work, name: str, seen: Rows) -> Tensor | None:
@@ -213,20 +244,11 @@ def picture_limits(work: Work, name: str, seen: Rows) -> Tensor | None:
     return torch.stack([flat.low, flat.high]) if inside else None
 
 
-@torch.no_grad()
-def bound_operands(layer: QuantMatMul, operands: tuple[Tensor, ...], search: Search) -> None:
-    if layer.a_bits >= 16:
-        return
-    quantizers = []
-    for values in operands:
-        lower, upper = search(values, layer.a_bits)
-        quantizers.append(AffineQuantizer(layer.a_bits, lower.squeeze(), upper.squeeze()))
-    layer.quantizer_a, layer.quantizer_b = quantizers
-
-
 def finish(work: Work) -> nn.Module:
     """The student, ready to run and to be packed: the floating-point weights of decided layers are dropped."""
     for layer in work.layers.values():
+        if isinstance(layer, QuantLayer):
+            layer.decide()
         if isinstance(layer, QuantLayer) and layer.decided is not None:
             layer.weight = nn.Parameter(layer.decided().detach())
     return work.student.requires_grad_(False).eval()
@@ -234,4 +256,4 @@ def finish(work: Work) -> nn.Module:
 
 def simple_stages(search: Search, weights: Search = minmax) -> list[Stage]:
     """Bounds and nearest rounding from full-precision statistics: MinMax, Percentile and DOBI are this."""
-    return [layerwise([set_bounds(search), round_to_nearest(weights)], search)]
+    return [layerwise([set_bounds(search), round_to_nearest(weights)], bound_operands(search))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,40 @@ def patches_of(module: nn.Conv2d | QuantConv2d, x: Tensor, count: int, generator
     return windows[picture, :, row, column].flatten(1)
 
 
+TILE = 8  # side of a tile
+
+
+def tiles_of(module: nn.Module, x: Tensor, count: int, generator: torch.Generator) -> Tensor | None:
+    """Random tiles (count, 8, 8, d) of neighbouring positions; None if the input is no map that holds one.
+
+    Linears: of a map B x H x W x C, or of windows B x tokens x C (their tokens stand row by row).  Convolutions of
+    stride 1: of the map of unfolded patches.
+    """
+    if isinstance(module, nn.Conv2d | QuantConv2d):
+        assert not isinstance(module.padding, str)  # such layers are not replaceable
+        (kh, kw), (ph, pw) = module.kernel_size, module.padding
+        if set(module.stride) != {1} or set(module.dilation) != {1}:
+            return None
+        if min(x.shape[2] + 2 * ph - kh, x.shape[3] + 2 * pw - kw) + 1 < TILE:
+            return None
+        windows = F.pad(x, (pw, pw, ph, ph)).unfold(2, kh, 1).unfold(3, kw, 1)  # B C H W kh kw, a view
+    else:
+        side = math.isqrt(x.shape[1])
+        x = x.unflatten(1, (side, side)) if x.ndim == 3 and side * side == x.shape[1] else x
+        if x.ndim != 4 or min(x.shape[1:3]) < TILE:
+            return None
+        windows = x.permute(0, 3, 1, 2)[..., None, None]
+    found = []
+    for _ in range(count):
+        picture, y, x0 = (
+            int(torch.randint(high, (1,), generator=generator))
+            for high in (windows.shape[0], windows.shape[2] - TILE + 1, windows.shape[3] - TILE + 1)
+        )
+        tile = windows[picture, :, y : y + TILE, x0 : x0 + TILE]
+        found.append(tile.permute(1, 2, 0, 3, 4).flatten(2))
+    return torch.stack(found)
+
+
 def elements_of(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """``count`` random elements with the extremes among them."""
     flat = x.flatten()
@@ -54,16 +89,24 @@ class Rows:
     rows: Tensor
     low: Tensor
     high: Tensor
+    tiles: Tensor | None = None
 
 
 @torch.no_grad()
 def collect(
-    model: nn.Module, names: Sequence[str], batches: Sequence[Tensor], rows: int, elements: int = 2**17, seed: int = 0
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Sequence[Tensor],
+    rows: int,
+    elements: int = 2**17,
+    seed: int = 0,
+    tiles: int = 0,
 ) -> tuple[dict[str, Rows], dict[str, tuple[Tensor, Tensor]]]:
     """Run ``batches`` (NCHW) through the model and keep inputs of the layers ``names``, given in execution order.
 
-    Returns the rows of linears and convolutions (about ``rows`` of each), and elements of both operands of matrix
-    products, their extremes among them.  Positions depend on ``seed``, the layer's name and the batch only.
+    Returns the rows of linears and convolutions (about ``rows`` of each, and ``tiles`` tiles), and elements of both
+    operands of matrix products, their extremes among them.  Positions depend on ``seed``, the layer's name and the
+    batch only.
     """
     kept: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in names}
     products = {n for n in names if isinstance(model.get_submodule(n), MatMul | QuantMatMul)}
@@ -80,6 +123,8 @@ def collect(
                 channels = x.transpose(0, axis).flatten(1)
                 some = rows_of(module, x, rows // len(batches), generator)
                 kept[name].append((some, channels.amin(1)[None], channels.amax(1)[None]))
+                if tiles and (near := tiles_of(module, x, tiles // len(batches), generator)) is not None:
+                    kept[name][-1] += (near,)
             if name == names[-1]:
                 raise _Seen
 
@@ -94,5 +139,5 @@ def collect(
         for handle in handles:
             handle.remove()
     joined = {name: [torch.cat(parts) for parts in zip(*calls, strict=True)] for name, calls in kept.items()}
-    layers = {n: Rows(j[0], j[1].amin(0), j[2].amax(0)) for n, j in joined.items() if n not in products}
+    layers = {n: Rows(j[0], j[1].amin(0), j[2].amax(0), *j[3:]) for n, j in joined.items() if n not in products}
     return layers, {n: (joined[n][0], joined[n][1]) for n in products}
