@@ -70,7 +70,7 @@ def convergence(module: nn.Module, bits: int, images: list, anchored: bool) -> l
     )
     trace = Trace()
     work = begin(module, images, config, 0)
-    layerwise([iterate(config, trace)], bound_both(narrow=False), samples=2048)(work)  # type: ignore[arg-type]
+    layerwise([iterate(config, trace)], bound_both(narrow=False), samples=1024)(work)  # type: ignore[arg-type]
     stopped = [abs(t[-1] - t[-2]) <= TOLERANCE * t[-2] for t in trace.losses if len(t) > 1]
     grown = [t[-1] > t[0] for t in trace.losses]
     form = "anchored" if anchored else "printed"

@@ -7,7 +7,7 @@ Every row is written as soon as it is measured and skipped when it is there alre
 pictures only.  ``bytes`` is the size of the packed file on disk.  PSNR and SSIM are those of the simulation, and
 ``file_psnr`` the PSNR of the file run by the interpreter on the first set (empty where it was not run); with
 ``--packed-only`` they are those of the file on the native engine, and of the simulation only where a method cannot be
-packed.  ``evaluated`` says which.
+packed.  ``evaluated`` says which.  ``compress_cpu_seconds`` is what counts where other work ran beside it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from bitsr.methods.registry import config_for
 FIELDS = [
     "model", "method", "w_bits", "a_bits", "scope", "seed", "options", "dataset", "images", "psnr_y", "ssim_y",
     "fp_psnr_y", "gap", "bytes", "fp32_bytes", "compress_seconds", "threads", "file_psnr_y", "evaluated",
+    "compress_cpu_seconds",
 ]  # fmt: skip
 KEY = ("model", "method", "w_bits", "scope", "seed", "options", "dataset")
 
@@ -131,9 +132,9 @@ def measure(
     overrides = dict(word.split("=") for word in options.set)
     config = config_for(str(row["method"]), bits, bits, options.scope, overrides)
     images = bitsr.calibration_crops(options.calib, options.scale, 16, 64, options.seed)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     compressed = bitsr.compress(module, config, images, seed=options.seed)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     path = options.packed / f"{row['model']}_{row['method']}_w{bits}_s{options.seed}.bitsr"
     upscaler, size = pack(compressed, path)
     if not options.packed_only or size is None:
@@ -149,7 +150,8 @@ def measure(
                   ssim_y=f"{result.ssim_y:.4f}", fp_psnr_y=f"{fp:.4f}", gap=f"{result.psnr_y - fp:.4f}",
                   bytes="" if size is None else size, fp32_bytes=fp32_bytes, compress_seconds=f"{seconds:.1f}",
                   threads=torch.get_num_threads(), file_psnr_y=check,
-                  evaluated="simulation" if upscaler is compressed else "native")  # fmt: skip
+                  evaluated="simulation" if upscaler is compressed else "native",
+                  compress_cpu_seconds=f"{cpu:.1f}")  # fmt: skip
         print(
             row["model"],
             row["method"],
