@@ -49,7 +49,8 @@ Format format_named(const std::string& name) {
     if (name == "f32") return Format::f32;
     if (name == "bf16") return Format::bf16;
     if (name == "u8") return Format::u8;
-    throw std::invalid_argument("a format is f32, bf16 or u8, not " + name);
+    if (name == "bits") return Format::bits;
+    throw std::invalid_argument("a format is f32, bf16, u8 or bits, not " + name);
 }
 
 NB_MODULE(_native, module) {

@@ -20,7 +20,7 @@ from bitsr.format import write_program
 from bitsr.program import steps
 from bitsr.program.program import Program
 from bitsr.program.reference import run
-from bitsr.program.steps import PackedWeight, Quantizer, Step
+from bitsr.program.steps import BinaryWeight, PackedWeight, Quantizer, Step
 from packed_files import PROGRAM
 
 pytest.importorskip("onnx")
@@ -53,6 +53,21 @@ def normal(*shape: int) -> Any:
 
 
 # ---- steps ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", ["linear", "convolution"])
+def test_layers_of_signs(layer: str) -> None:
+    rng = np.random.default_rng(0)
+    weight = BinaryWeight("w", "s", (4, 4), 2, 4)
+    shape = (3, 2) if layer == "linear" else (3, 3, 3, 2)
+    tensors = {"w": rng.integers(0, 24, shape, np.uint8), "s": normal(3, 2), "t": normal(8) + 0.5, "b": normal(3)}
+    made: Step = steps.BinaryLinear("y", "some", weight, "t", "b")
+    if layer == "convolution":
+        made = steps.BinaryConv2d("y", "some", weight, "t", "b", padding=1)
+    wide = steps.Concat("wide", ("input", "input", "input")), steps.Slice("some", "wide", 0, 8)
+    program = program_of(*wide, made, **tensors)
+    agree(program, SIZES)
+    assert floating(program).steps == program.steps
 
 
 def test_a_quantized_transformer_of_nearly_every_step() -> None:

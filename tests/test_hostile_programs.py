@@ -134,7 +134,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a lower bound far away": (quantizer(lower=-(2.0**40)), "no code for zero|too far from zero"),
     "a grid without zero": (quantizer(lower=-0.4375), "no code for zero"),
     "a grid above zero": (quantizer(lower=0.5), "no code for zero"),
-    "weights of 9 bits": (tensor("qkv.codes", bits=9), r"must have 2\.\.8 bits"),
+    "weights of 9 bits": (tensor("qkv.codes", bits=9), r"must have 1\.\.8 bits"),
     "bits that differ": (weight("qkv", bits=2), "do not fit into 2 bits"),
     "a codes tensor with two widths": (
         lambda c: c["steps"].append({"step": "Linear", "output": "z", "x": "first", "weight": {

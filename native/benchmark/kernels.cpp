@@ -15,7 +15,7 @@ namespace {
 constexpr int kWidth = 64;                // pixels of a tile
 constexpr double kSeconds = 1e-3;         // of one repetition
 constexpr std::int64_t kProducts = 32768; // steps of one measurement of the peak
-const char* const kFormats[] = {"f32", "bf16", "u8"};
+const char* const kFormats[] = {"f32", "bf16", "u8", "bits"};
 
 // Words at an address that is a multiple of 64, all of them 1.0 as f32 and near it as bf16 and u8.
 class Buffer {
@@ -67,6 +67,19 @@ class Benchmark {
                 double(rows) * steps * channels_per_word(format) * kWidth, [&] { kernels_.gemm(gemm); });
     }
 
+    // A linear layer of signs with a scale for every 32 inputs; masked products count as well.
+    void binary(int channels, int rows) {
+        const int terms = planes_of(channels, Format::bits);
+        std::vector<std::ptrdiff_t> offsets;
+        for (int term = 0; term < terms; ++term) offsets.push_back(std::ptrdiff_t{term} * kWidth);
+        Buffer input(std::size_t(terms) * kWidth), output(std::size_t(rows) * kWidth), weights(std::size_t(rows) * terms * 3);
+        const std::vector<float> start(rows, 0.5f);
+        const Binary binary{weights.data(), rows, terms, offsets.data(), input.data(), kWidth, {output.data(), kWidth},
+                            start.data()};
+        measure("linear", Format::bits, std::to_string(channels) + " to " + std::to_string(rows), "MAC",
+                double(rows) * terms * 32 * kWidth, [&] { kernels_.binary(binary); });
+    }
+
     void attention(Format format) {
         constexpr int channels = 60, heads = 6, side = 8, tokens = side * side;
         Buffer qkv((3 * channels + 1) * tokens), output(channels * tokens), bias(heads * tokens * tokens);
@@ -95,6 +108,7 @@ class Benchmark {
         run("add", [&] { kernels_.add(x, other, to, channels, kWidth); });
         run("quantize", [&] { kernels_.quantize(x, to, channels, kWidth, quantizer, nullptr); });
         run("round", [&] { kernels_.round(x, to, channels, kWidth, quantizer); });
+        run("signs", [&] { kernels_.signs(x, to, channels, kWidth, numbers.data()); });
         run("to_bf16", [&] { kernels_.to_bf16(x, to, channels, kWidth); });
     }
 
@@ -105,8 +119,11 @@ class Benchmark {
     void measure(const char* kernel, Format format, const std::string& shape, const char* unit, double count,
                  const std::function<void()>& work) {
         const bool product = std::string(unit) == "MAC";
-        const auto peak_seconds = [&] { return seconds([&] { kernels_.products(format, kProducts); }); };
-        const double products = double(kernels_.products(format, kProducts)) * channels_per_word(format);
+        const auto multiply = [&] {
+            return format == Format::bits ? kernels_.binary_products(kProducts) : kernels_.products(format, kProducts);
+        };
+        const auto peak_seconds = [&] { return seconds([&] { multiply(); }); };
+        const double products = double(multiply()) * channels_per_word(format);
         work();
         const int times = 1 + int(kSeconds / std::max(seconds(work), 1e-8));
         std::vector<double> rates, peaks, shares;
@@ -139,6 +156,8 @@ std::vector<Speed> benchmark_kernels(const std::string& isa, int repetitions) {
         benchmark.product(format, 64, 64, 3);
         benchmark.attention(format);
     }
+    for (const int rows : {60, 120, 180}) benchmark.binary(60, rows);
+    benchmark.binary(120, 60);
     benchmark.elementwise();
     return std::move(benchmark.speeds);
 }

@@ -1,10 +1,14 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
 
 #include "bindings.hpp"
 #include "engine/checks.hpp"
 #include "engine/matrix.hpp"
+#include "engine/sign_matrix.hpp"
 
 namespace bitsr {
 
@@ -41,6 +45,15 @@ std::shared_ptr<Matrix> make_matrix(const Anything& weights, const std::string& 
                                     sums ? sums->data() : nullptr, sums ? int(sums->shape(0)) : 0);
 }
 
+std::shared_ptr<SignMatrix> make_sign_matrix(const Array<std::int8_t, 3>& weights, const std::vector<int>& groups,
+                                             const Array<float, 2>& scale, const Numbers& bias) {
+    const auto side = [&](int axis) { return int(std::min<std::size_t>(weights.shape(axis), 1 << 20)); };
+    require(scale.shape(0) == weights.shape(0) && scale.shape(1) == groups.size(), "there is a scale per row and group");
+    require(weights.size() > 0, "there are no weights");
+    return std::make_shared<SignMatrix>(side(0), side(1), side(2), weights.data(), groups, scale.data(),
+                                        rows_of(bias, side(0)));
+}
+
 }  // namespace
 
 void bind_matrix(nb::module_& module) {
@@ -48,6 +61,9 @@ void bind_matrix(nb::module_& module) {
         .def(nb::new_(&make_matrix), nb::arg("weights"), nb::arg("format"), nb::arg("scale") = nb::none(),
              nb::arg("bias") = nb::none(), nb::arg("mid") = nb::none(), nb::arg("sums") = nb::none(),
              nb::arg("groups") = 1);
+    nb::class_<SignMatrix>(module, "SignMatrix")
+        .def(nb::new_(&make_sign_matrix), nb::arg("weights"), nb::arg("groups"), nb::arg("scale"),
+             nb::arg("bias") = nb::none());
 }
 
 }  // namespace bitsr

@@ -65,6 +65,7 @@ Matrix::Matrix(const Weights& w, int groups, const float* scale, const float* bi
     : format(w.format) {
     require(w.rows >= 1 && w.rows <= kMost && w.taps >= 1 && w.taps <= kMost && w.channels >= 1 && w.channels <= kMost,
             "weights must be 1..65536 rows x taps x channels");
+    require(format != Format::bits, "signs have a matrix of their own");
     require(groups >= 1 && w.rows % groups == 0, "the rows must split into the groups");
     require(groups * std::int64_t{w.channels} <= kMost, "there are more than 65536 channels");
     require((w.rows + std::int64_t{sum_rows}) * w.taps * (w.channels + 8) <= kMostWords, "the weights are too large");

@@ -362,6 +362,7 @@ static void run_heads(const Attention& a) {
         case Format::f32: return run_heads<scores, Format::f32>(a);
         case Format::bf16: return run_heads<scores, Format::bf16>(a);
         case Format::u8: return run_heads<scores, Format::u8>(a);
+        case Format::bits: return;  // has no products with numbers
     }
 }
 
@@ -370,5 +371,6 @@ static void attention(const Attention& a) {
         case Format::f32: return run_heads<Format::f32>(a);
         case Format::bf16: return run_heads<Format::bf16>(a);
         case Format::u8: return run_heads<Format::u8>(a);
+        case Format::bits: return;
     }
 }

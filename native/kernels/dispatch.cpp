@@ -18,6 +18,10 @@ extern const Kernels table;
 namespace neon {
 extern const Kernels table;
 }
+namespace avx512popcnt {
+extern void (*const product_of_signs)(const Binary&);
+extern std::int64_t (*const peak_of_signs)(std::int64_t steps);
+}
 namespace portable {
 extern const Kernels table;
 }
@@ -39,6 +43,18 @@ std::vector<const Kernels*> find_tables() {
 #ifdef BITSR_HAVE_AVX512
     // Sapphire Rapids starts vdpbf16ps every other cycle: two fused multiply-adds do the same twice as fast.
     if (has_avx512) tables.insert(__builtin_cpu_is("intel") ? tables.begin() : tables.end(), &avx512::table);
+#endif
+#ifdef BITSR_HAVE_AVX512POPCNT
+    static std::vector<Kernels> counting;  // the same tables, with the kernel that counts bits by one instruction
+    if (__builtin_cpu_supports("avx512vpopcntdq")) {
+        counting.reserve(tables.size());
+        for (const Kernels*& table : tables) {
+            counting.push_back(*table);
+            counting.back().binary = avx512popcnt::product_of_signs;
+            counting.back().binary_products = avx512popcnt::peak_of_signs;
+            table = &counting.back();
+        }
+    }
 #endif
 #ifdef BITSR_HAVE_AVX2
     if (has_avx2) tables.push_back(&avx2::table);

@@ -34,6 +34,7 @@ inline void pack(Format format, const Word* plain, int rows, int words, Word* pa
         case Format::f32: return pack_matrix<Format::f32>(plain, rows, words, packed);
         case Format::bf16: return pack_matrix<Format::bf16>(plain, rows, words, packed);
         case Format::u8: return pack_matrix<Format::u8>(plain, rows, words, packed);
+        case Format::bits: return;  // `binary` multiplies those
     }
 }
 
@@ -168,5 +169,6 @@ inline void gemm(const Gemm& g) {
         case Format::f32: return multiply_matrix<Format::f32>(g);
         case Format::bf16: return multiply_matrix<Format::bf16>(g);
         case Format::u8: return multiply_matrix<Format::u8>(g);
+        case Format::bits: return;
     }
 }

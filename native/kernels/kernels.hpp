@@ -2,9 +2,9 @@
 // run time (dispatch.cpp).
 //
 // Everything works on "planes": a map of C channels is an array of 32-bit words in which a word holds one float, two
-// bf16 or four 8-bit codes of neighbouring channels of one pixel, and the words of neighbouring pixels lie side by
-// side.  Vectors run along pixels, so that sums over channels, norms and softmaxes need no horizontal step and no
-// number of channels wastes a lane.  Widths are counted in words and are multiples of 16; planes start at any word.
+// bf16, four 8-bit codes or 32 signs of neighbouring channels of one pixel, and the words of neighbouring pixels lie
+// side by side.  Vectors run along pixels, so that sums over channels, norms and softmaxes need no horizontal step and
+// no number of channels wastes a lane.  Widths are counted in words and are multiples of 16; planes start at any word.
 #pragma once
 
 #include <cstddef>
@@ -16,10 +16,17 @@ namespace bitsr {
 
 using Word = std::uint32_t;
 
-enum class Format { f32, bf16, u8 };
+enum class Format { f32, bf16, u8, bits };  // bits: signs, 1 for +1; the lowest is that of the first channel
 
 // Channels per word.
-constexpr int channels_per_word(Format format) { return format == Format::f32 ? 1 : format == Format::bf16 ? 2 : 4; }
+constexpr int channels_per_word(Format format) {
+    switch (format) {
+        case Format::f32: return 1;
+        case Format::bf16: return 2;
+        case Format::u8: return 4;
+        default: return 32;
+    }
+}
 constexpr int planes_of(int channels, Format format) {
     return (channels + channels_per_word(format) - 1) / channels_per_word(format);
 }
@@ -54,6 +61,18 @@ struct Gemm {
     const float* mid;       // rows; null: 0
     const std::int32_t* sums;  // per group of rows `width` sums of codes; used with `mid`
     int rows_per_group;
+};
+
+// y[n][x] = start[n] + sum over terms t of -2 scale[n][t] * (ones of (input[offsets[t] + x] ^ signs[n][t]) & mask[n][t]).
+// With the sum of all scale * (ones of mask) in `start`, that is the product with weights of -1, 0 and +1.
+struct Binary {
+    const Word* weights;  // rows x terms x {signs, mask, -2 scale}
+    int rows, terms;
+    const std::ptrdiff_t* offsets;  // of each term, in words
+    const Word* input;
+    int width;            // words
+    Planes output;        // f32
+    const float* start;   // rows
 };
 
 enum class Function { relu, leaky_relu, gelu, sigmoid, tanh, clip, softplus };
@@ -97,6 +116,12 @@ struct Kernels {
     void (*gemm)(const Gemm&);
     // Multiplies and adds words without loading inputs, for benchmarks; returns how many.
     std::int64_t (*products)(Format, std::int64_t steps);
+
+    void (*binary)(const Binary&);
+    // Bit c of a word: whether channel c (of its 32) reaches its threshold.
+    void (*signs)(Planes x, Planes bits, int channels, int width, const float* thresholds);
+    // As `products`, for `binary`.
+    std::int64_t (*binary_products)(std::int64_t steps);
 
     std::size_t (*attention_scratch)(int channels, int heads, int width);  // words
     void (*attention)(const Attention&);

@@ -1,25 +1,6 @@
 // What the instructions of the products reach with nothing to load but one weight in L1: the yardstick of the kernel
 // benchmark.
 
-// Tells the compiler that vectors are read and may be changed here.
-template <class T>
-BITSR_INLINE void touch(T& vectors) {
-    constexpr int count = sizeof(T) / sizeof(U);
-    U parts[count];
-    __builtin_memcpy(parts, &vectors, sizeof parts);
-#pragma GCC unroll 4
-    for (int i = 0; i < count; ++i) {
-#if defined(__x86_64__)
-        __asm__ volatile("" : "+v"(parts[i]));
-#elif defined(__aarch64__)
-        __asm__ volatile("" : "+w"(parts[i]));
-#else
-        __asm__ volatile("" : "+m"(parts[i]));
-#endif
-    }
-    __builtin_memcpy(&vectors, parts, sizeof parts);
-}
-
 template <Format format>
 std::int64_t products_of(std::int64_t steps) {
     using Dot = DotOf<format>;
@@ -49,6 +30,7 @@ inline std::int64_t products(Format format, std::int64_t steps) {
         case Format::f32: return products_of<Format::f32>(steps);
         case Format::bf16: return products_of<Format::bf16>(steps);
         case Format::u8: return products_of<Format::u8>(steps);
+        case Format::bits: break;
     }
     return 0;
 }

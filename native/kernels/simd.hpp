@@ -223,3 +223,22 @@ BITSR_INLINE bool all(I condition) {
     return lanes != 0;
 #endif
 }
+
+// Tells the compiler that vectors are read and may be changed here.
+template <class T>
+BITSR_INLINE void touch(T& vectors) {
+    constexpr int count = sizeof(T) / sizeof(U);
+    U parts[count];
+    __builtin_memcpy(parts, &vectors, sizeof parts);
+#pragma GCC unroll 4
+    for (int i = 0; i < count; ++i) {
+#if defined(__x86_64__)
+        __asm__ volatile("" : "+v"(parts[i]));
+#elif defined(__aarch64__)
+        __asm__ volatile("" : "+w"(parts[i]));
+#else
+        __asm__ volatile("" : "+m"(parts[i]));
+#endif
+    }
+    __builtin_memcpy(&vectors, parts, sizeof parts);
+}

@@ -6,6 +6,7 @@
 #include "dot.hpp"
 #include "gemm.hpp"
 #include "peak.hpp"
+#include "binary.hpp"
 #include "convert.hpp"
 #include "math.hpp"
 #include "pointwise.hpp"
@@ -16,6 +17,7 @@ extern const Kernels table;
 const Kernels table = {
     BITSR_NAME, L,
     pack, packed_words, gemm, products,
+    binary, signs, binary_products,
     attention_scratch, attention,
     layer_norm, quantize, to_bf16, round_to, activate, add, multiply, affine, moments, argmax,
     scan,

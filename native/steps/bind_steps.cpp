@@ -136,6 +136,20 @@ void define_attention(nb::class_<Plan>& plan, const char* name, MakeAttention ma
 }
 
 void bind_products(nb::class_<Plan>& plan) {
+    using SignMatrixPointer = std::shared_ptr<const SignMatrix>;
+    define<int, int, SignMatrixPointer>(
+        plan, "binary",
+        [](Plan& p, Group& g, int x, int y, SignMatrixPointer matrix) {
+            return make_binary(g, p.value(x), p.value(y), matrix);
+        },
+        "x", "y", "matrix");
+    define<int, int, SignMatrixPointer, int, int, int, int>(
+        plan, "binary_conv2d",
+        [](Plan& p, Group& g, int x, int y, SignMatrixPointer matrix, int kernel_h, int kernel_w, int stride,
+           int padding) {
+            return make_binary_conv2d(g, p.value(x), p.value(y), matrix, {kernel_h, kernel_w, stride, padding});
+        },
+        "x", "y", "matrix", "kernel_h", "kernel_w", "stride", "padding");
     define<int, int, MatrixPointer>(
         plan, "gemm",
         [](Plan& p, Group& g, int x, int y, MatrixPointer matrix) {
@@ -226,6 +240,12 @@ void bind_pointwise(nb::class_<Plan>& plan) {
                                  scale ? numbers(*scale) : Numbers{});
         },
         "x", "y", "lower", "step", "levels", "scale");
+    define<int, int, Floats>(
+        plan, "signs",
+        [](Plan& p, Group& g, int x, int y, Floats thresholds) {
+            return make_signs(g, p.value(x), p.value(y), numbers(thresholds));
+        },
+        "x", "y", "thresholds");
     define<int, int>(
         plan, "to_bf16", [](Plan& p, Group& g, int x, int y) { return make_to_bf16(g, p.value(x), p.value(y)); }, "x",
         "y");

@@ -1,5 +1,6 @@
 // Linear layers and convolutions (bitsr.program.layers).
 #include "engine/checks.hpp"
+#include "steps/convolution.hpp"
 #include "steps/steps.hpp"
 
 namespace bitsr {
@@ -74,17 +75,7 @@ struct StridedProduct : Step {
     std::vector<std::ptrdiff_t> offsets;
 
     void run(const Tile& tile) const override {
-        const int stride = convolution.stride;
-        Word* to = tile.temporary + collected;
-        for (int i = 0; i < convolution.kernel_height; ++i)
-            for (int j = 0; j < convolution.kernel_width; ++j) {
-                const Planes from = tile.pixel(x, std::ptrdiff_t{tile.y} * stride - convolution.padding + i,
-                                               std::ptrdiff_t{tile.x} * stride - convolution.padding + j);
-                for (int p = 0; p < x.planes; ++p, to += pitch) {
-                    const Word* words = from.words(p);
-                    for (int pixel = 0; pixel < tile.pixels; ++pixel) to[pixel] = words[pixel * stride];
-                }
-            }
+        collect_taps(tile, x, convolution, tile.temporary + collected, pitch);
         multiply(tile, *matrix, {tile.temporary + collected, pitch, offsets.data()}, tile.at(y));
     }
 };
@@ -125,15 +116,7 @@ StepPointer make_conv2d(Group& group, const Value& x, const Value& y, std::share
     Checks checks(group);
     checks.domain(Domain::rows);
     check(checks, x, y, *matrix);
-    require(c.kernel_height >= 1 && c.kernel_height <= 1024 && c.kernel_width >= 1 && c.kernel_width <= 1024,
-            "the kernel must be 1..1024");
-    require(c.stride >= 1 && c.stride <= 1024, "the stride must be 1..1024");
-    require(c.padding >= 0 && c.padding <= x.border, "the padding must lie within the border of the map");
-    require(matrix->weights.taps == c.kernel_height * c.kernel_width, "the weights are for another kernel");
-    const int rows = x.height + 2 * c.padding - c.kernel_height, columns = x.width + 2 * c.padding - c.kernel_width;
-    require(rows >= 0 && columns >= 0, "the map is smaller than the kernel");
-    require(rows / c.stride + 1 == group.height && columns / c.stride + 1 == group.width,
-            "the output is not of the size of the group");
+    check_convolution(group, x, c, matrix->weights.taps);
     checks.reads_elsewhere(x);
     checks.writes(y);
 

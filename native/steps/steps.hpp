@@ -8,6 +8,7 @@
 
 #include "engine/group.hpp"
 #include "engine/matrix.hpp"
+#include "engine/sign_matrix.hpp"
 
 namespace bitsr {
 
@@ -28,6 +29,11 @@ struct Convolution {
     int kernel_height, kernel_width, stride, padding;
 };
 StepPointer make_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<const Matrix>, Convolution);
+
+// binary.cpp
+StepPointer make_signs(Group&, const Value& x, const Value& y, std::vector<float> thresholds);
+StepPointer make_binary(Group&, const Value& x, const Value& y, std::shared_ptr<const SignMatrix>);
+StepPointer make_binary_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<const SignMatrix>, Convolution);
 
 // attention.cpp
 struct AttentionOptions {

@@ -14,6 +14,10 @@
 
 #include "kernels.hpp"
 
+namespace bitsr::avx512 {
+extern const Kernels table;
+}
+
 namespace {
 
 using namespace bitsr;
@@ -394,13 +398,60 @@ void test_not_a_number(const Kernels& k) {
     }
 }
 
+void test_binary(const Kernels& k) {
+    const int channels = whole(1, 100), planes = planes_of(channels, Format::bits), width = up16(whole(1, 140));
+    Map x(channels, width), bits(planes, width);
+    x.fill(1);
+    std::vector<float> thresholds;
+    for (int c = 0; c < channels; ++c) thresholds.push_back(whole(0, 3) ? normal(1) : x.at(c, whole(0, width - 1)));
+    k.signs(x.planes(), bits.planes(), channels, width, thresholds.data());
+    bool right = true;
+    for (int c = 0; c < planes * 32; ++c)
+        for (int i = 0; i < width; ++i) {
+            const bool set = bits.word(c / 32, i) >> c % 32 & 1;
+            right &= set == (c < channels && x.at(c, i) >= thresholds[c]);
+        }
+    expect(right, k, "signs");
+
+    const int rows = whole(1, 30), terms = whole(1, 12);
+    Map y(rows, width);
+    std::vector<Word> weights;
+    std::vector<float> start;
+    std::vector<std::ptrdiff_t> offsets;
+    for (int term = 0; term < terms; ++term) offsets.push_back(whole(0, planes - 1) * bits.pitch);
+    for (int i = 0; i < rows * terms; ++i) {
+        const float scale = whole(0, 1) ? 1.0f : 0.5f;  // so that every sum is exact
+        Word of_scale;
+        std::memcpy(&of_scale, &scale, sizeof scale);
+        weights.insert(weights.end(), {Word(generator()), whole(0, 4) ? Word(generator()) : ~Word{0}, of_scale});
+    }
+    for (int row = 0; row < rows; ++row) start.push_back(float(whole(-50, 50)));
+    k.binary({weights.data(), rows, terms, offsets.data(), bits.words.data(), width, y.planes(), start.data()});
+    for (int row = 0; row < rows; ++row)
+        for (int i = 0; i < width; ++i) {
+            float sum = start[row];
+            for (int term = 0; term < terms; ++term) {
+                const Word* w = &weights[(row * terms + term) * 3];
+                float scale;
+                std::memcpy(&scale, w + 2, sizeof scale);
+                sum += scale * float(__builtin_popcount((bits.words[offsets[term] + i] ^ w[0]) & w[1]));
+            }
+            right &= y.at(row, i) == sum;
+        }
+    expect(right, k, "product of signs");
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
     const int rounds = count > 1 ? std::atoi(arguments[1]) : 200;
+#ifdef __x86_64__
+    for (int n = 0; n < rounds && kernels_named("avx512"); ++n) test_binary(avx512::table);  // without VPOPCNTDQ
+#endif
     for (const std::string& name : available_isas()) {
         const Kernels& k = *kernels_named(name);
         for (int n = 0; n < rounds; ++n) {
+            test_binary(k);
             for (const Format format : {Format::f32, Format::bf16, Format::u8}) test_gemm(k, format);
             for (int i = 0; i < 10; ++i) test_codes(k);
             test_bf16(k);

@@ -2,8 +2,8 @@
 
 A plan has *values*, which are maps in one arena (shared by the threads of a run) or tile-local values in the scratch of
 each thread, and *groups* of steps that are worked on together, tile by tile: up to 64 pixels of a row, one window, or
-one plane.  Offsets and sizes count 32-bit words; a word holds one "f32", two "bf16" or four "u8" numbers of
-neighbouring channels.
+one plane.  Offsets and sizes count 32-bit words; a word holds one "f32", two "bf16" or four "u8" numbers, or
+32 signs ("bits"), of neighbouring channels.
 
 Everything is checked when it is added: ValueError says what is wrong, TypeError that an argument is of another type.  A
 map that a step writes may be used by other steps of its group only at the same pixels.
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Format = Literal["f32", "bf16", "u8"]
+Format = Literal["f32", "bf16", "u8", "bits"]
 Floats = NDArray[np.float32]
 Quantizer = tuple[float, float, int]  # lower, step, the largest code
 
@@ -52,6 +52,13 @@ class Matrix:
         y = scale[n] * acc + mid[n] * r + bias[n].  r is the sum of the codes that ``sums`` (S, taps, channels) selects
         with 1: row n // (rows // S) of it.  "u8" needs ``scale``; ``mid`` and ``sums`` go together.
         """
+
+class SignMatrix:
+    """Weights of a layer of signs; plans share them."""
+
+    def __init__(self, weights: NDArray[np.int8], groups: list[int], scale: Floats, bias: Floats | None = None) -> None:
+        """``weights`` is (rows, taps, channels) of -1, 0 or 1, ``groups`` the channels of each group, whose sums of
+        products are multiplied by ``scale`` (rows, groups)."""
 
 class Plan:
     def __init__(
@@ -103,6 +110,14 @@ class Plan:
 
     def conv2d(self, x: int, y: int, matrix: Matrix, kernel_h: int, kernel_w: int, stride: int, padding: int) -> None:
         """Of a map whose border is at least ``padding``, in a rows group of the size of the output."""
+
+    def binary(self, x: int, y: int, matrix: SignMatrix) -> None:
+        """A linear layer of signs; x is "bits", y "f32"."""
+
+    def binary_conv2d(
+        self, x: int, y: int, matrix: SignMatrix, kernel_h: int, kernel_w: int, stride: int, padding: int
+    ) -> None:
+        """The same as a convolution, of a map whose border holds 0 and is at least ``padding``."""
 
     def attention(
         self,
@@ -164,6 +179,9 @@ class Plan:
 
     def quantize(self, x: int, y: int, lower: float, step: float, levels: int, scale: Floats | None) -> None:
         """clip(rint((x * scale - lower) / step), 0, levels), "f32" to "u8"; ``scale`` is one number per channel."""
+
+    def signs(self, x: int, y: int, thresholds: Floats) -> None:
+        """Which channels reach their threshold, "f32" to "bits"."""
 
     def to_bf16(self, x: int, y: int) -> None: ...
     def round(self, x: int, y: int, lower: float, step: float, levels: int) -> None:

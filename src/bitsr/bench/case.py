@@ -14,7 +14,7 @@ from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError
 from bitsr.export.floating import floating
 from bitsr.program import steps
-from bitsr.program.dataflow import packed_weights
+from bitsr.program.dataflow import binary_layers, packed_weights
 from bitsr.program.program import Program
 from bitsr.runtime.color import to_float, to_network
 
@@ -35,7 +35,7 @@ class Case:
     @property
     def is_quantized(self) -> bool:
         """Whether the file holds codes."""
-        return any(packed_weights(self.program))
+        return any(packed_weights(self.program)) or any(binary_layers(self.program))
 
     @property
     def is_transformer(self) -> bool:
@@ -43,9 +43,13 @@ class Case:
 
     def network(self) -> tuple[Any, ...]:
         """Equal for files of the same network, compressed or not: its layers are of the same shapes."""
-        layers = [step for step in self.twin.steps if isinstance(step, steps.Linear | steps.Conv2d)]
-        shapes = tuple(self.twin.tensors[str(step.weight)].shape for step in layers)
-        return self.twin.descriptor, len(self.twin.steps), shapes
+        shapes = []
+        for step in self.twin.steps:
+            if isinstance(step, steps.Linear | steps.Conv2d):
+                shapes.append(self.twin.tensors[str(step.weight)].shape)
+            elif isinstance(step, steps.BinaryLinear | steps.BinaryConv2d):
+                shapes.append((*self.twin.tensors[step.weight.codes].shape[:-1], sum(step.weight.groups)))
+        return self.twin.descriptor, len(self.twin.steps), tuple(shapes)
 
 
 def open_case(path: Path, height: int, width: int) -> Case:

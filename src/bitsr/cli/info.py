@@ -22,7 +22,7 @@ class Layer:
 
     name: str
     kind: str
-    w_bits: int
+    w_bits: float
     a_bits: int
     bytes: int
 
@@ -51,8 +51,8 @@ def info(file: Positional[Path], /, *, json: bool = False) -> int:
 
 def totals(layers: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
     """(bits, number of layers, their bytes) for each pair of bit widths that occurs."""
-    number: Counter[tuple[int, int]] = Counter()
-    size: Counter[tuple[int, int]] = Counter()
+    number: Counter[tuple[float, int]] = Counter()
+    size: Counter[tuple[float, int]] = Counter()
     for layer in layers:
         key = (layer["w_bits"], layer["a_bits"])
         number[key] += 1

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsr.engine.groups import Group, partition
-from bitsr.engine.matrices import matrix_of
+from bitsr.engine.matrices import matrix_of, sign_matrix_of
 from bitsr.engine.memory import Memory, place
 from bitsr.engine.ops import Op, Value
 from bitsr.engine.parts import share_planes
 from bitsr.engine.rewrite import rewrite
 from bitsr.errors import PictureError
+from bitsr.program.dataflow import binary_layers
 from bitsr.program.program import Program
 from bitsr.program.shapes import BadProgram, Shape, map_shapes
 from bitsr.program.steps import Conv2d, Linear
@@ -49,6 +50,7 @@ class Engine:
         layers = (step for step in program.steps if isinstance(step, Linear | Conv2d))
         with _refusals():
             self._matrices = {step.output: matrix_of(step, program, self._floating, _native) for step in layers}
+            self._matrices |= {step.output: sign_matrix_of(step, program, _native) for step in binary_layers(program)}
         self._plans: OrderedDict[tuple[int, int], tuple[Any, Shape]] = OrderedDict()  # the last used at the end
         self._lock = Lock()
 

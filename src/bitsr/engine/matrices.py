@@ -8,14 +8,23 @@ import numpy as np
 
 from bitsr.engine.ops import Format
 from bitsr.program.arrays import NumpyArrays
+from bitsr.program.binary import decode
 from bitsr.program.frame import Frame
 from bitsr.program.program import Program
-from bitsr.program.steps import Conv2d, Linear, PackedWeight
+from bitsr.program.steps import BinaryConv2d, BinaryLinear, Conv2d, Linear, PackedWeight
 
 
 def product_format(step: Linear | Conv2d, floating: Format) -> Format:
     """Both operands' format; ``floating`` is that of products that are not integer."""
     return "u8" if step.quantizer is not None and isinstance(step.weight, PackedWeight) else floating
+
+
+def sign_matrix_of(step: BinaryLinear | BinaryConv2d, program: Program, native: Any) -> Any:
+    """The native matrix of a layer of signs; the arithmetic is that of :mod:`bitsr.program.binary`."""
+    weight = step.weight
+    signs = _rows(decode(program.tensors[weight.codes], weight.keep, weight.block))
+    bias = None if step.bias is None else program.tensor(step.bias)
+    return native.SignMatrix(signs, list(weight.groups), program.tensor(weight.scale), bias=bias)
 
 
 def matrix_of(step: Linear | Conv2d, program: Program, floating: Format, native: Any) -> Any:

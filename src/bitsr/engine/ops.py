@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Format = Literal["f32", "bf16", "u8"]
-CHANNELS_PER_WORD: dict[Format, int] = {"f32": 1, "bf16": 2, "u8": 4}
+Format = Literal["f32", "bf16", "u8", "bits"]
+CHANNELS_PER_WORD: dict[Format, int] = {"f32": 1, "bf16": 2, "u8": 4, "bits": 32}
 
 IN_PLACE = {"activation", "prelu", "add", "multiply", "affine", "round"}  # kinds that may write over what they read
 

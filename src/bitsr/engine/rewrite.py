@@ -34,7 +34,7 @@ def rewrite(
     rewriter.ops.append(Op("output", (rewriter.maps[program.output],), None))
     ops = _used(rewriter.ops)
     for op in ops:
-        if op.kind == "conv2d":
+        if op.kind in ("conv2d", "binary_conv2d"):
             *_, padding = op.parameters
             op.inputs[0].border = max(op.inputs[0].border, padding)
     return Graph(ops)
@@ -98,6 +98,24 @@ class Rewriter:
 
 
 # ---- layers and attention -------------------------------------------------------------------------------------------
+
+
+def _signs(to: Rewriter, step: steps.BinaryLinear | steps.BinaryConv2d) -> Value:
+    thresholds = to.program.tensor(step.threshold)
+    return to.derived("signs", to.maps[step.x], "bits", thresholds, key=step.threshold)
+
+
+def _binary_linear(to: Rewriter, step: steps.BinaryLinear) -> None:
+    to.emit("binary", step.output, _signs(to, step), parameters=(to.matrices[step.output],))
+
+
+def _binary_conv2d(to: Rewriter, step: steps.BinaryConv2d) -> None:
+    kernel, matrix = to.program.tensors[step.weight.codes].shape[1:3], to.matrices[step.output]
+    if kernel == (1, 1) and step.stride == 1 and step.padding == 0:
+        to.emit("binary", step.output, _signs(to, step), parameters=(matrix,))
+        return
+    parameters = (matrix, *kernel, step.stride, step.padding)
+    to.emit("binary_conv2d", step.output, _signs(to, step), parameters=parameters, elsewhere=True)
 
 
 def _linear(to: Rewriter, step: steps.Linear) -> None:
@@ -264,6 +282,8 @@ def _scan(to: Rewriter, step: steps.SelectiveScan) -> None:
 
 
 REWRITES: dict[type[Step], Callable[[Rewriter, Any], None]] = {
+    steps.BinaryLinear: _binary_linear,
+    steps.BinaryConv2d: _binary_conv2d,
     steps.Linear: _linear,
     steps.Conv2d: _conv2d,
     steps.WindowAttention: _window_attention,

@@ -17,7 +17,8 @@ from bitsr.program.steps import PackedWeight, Step
 
 
 def floating(program: Program) -> Program:
-    """The program without quantizers, codes and input scales; every tensor is float32.
+    """The program without quantizers, codes and input scales; every tensor is float32.  Layers of signs stay: without
+    their signs they would be another network.
 
     Layers keep their names: the weight of a layer that was packed as ``NAME.codes`` is ``NAME.weight``.
     """
@@ -47,6 +48,8 @@ def _floating_step(step: Step, program: Program, tensors: dict[str, NDArray[Any]
     if isinstance(step, steps.Linear | steps.Conv2d):
         return _floating_layer(step, program, tensors)
     tensors |= {name: program.tensor(name) for name in tensors_of(step)}
+    if isinstance(step, steps.BinaryLinear | steps.BinaryConv2d):
+        tensors[step.weight.codes] = program.tensors[step.weight.codes]
     if isinstance(step, steps.WindowAttention | steps.OverlappingAttention):
         return replace(step, q=None, k=None, attention=None, v=None)
     return step

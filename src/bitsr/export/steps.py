@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bitsr.errors import ConfigError
+from bitsr.export.binary import binary_conv2d, binary_linear
 from bitsr.export.graph import PIXELS, PLANES, Graph, Layout
 from bitsr.export.layers import conv2d, linear, overlapping_attention, window_attention
 from bitsr.program import steps
@@ -187,6 +188,8 @@ def _first_side(layout: Layout) -> int:
 
 
 WRITERS: dict[type[Step], Callable[[Any, Graph], None]] = {
+    steps.BinaryLinear: binary_linear,
+    steps.BinaryConv2d: binary_conv2d,
     steps.Linear: linear,
     steps.Conv2d: conv2d,
     steps.WindowAttention: window_attention,

@@ -199,8 +199,8 @@ def _entry(entry: Any) -> tuple[str, str, list[int], int]:
     if not (isinstance(shape, list) and 1 <= len(shape) <= 4 and _naturals(shape, len(shape)) and min(shape) > 0):
         raise BadProgram(f"tensor {name[:60]!r} has no valid shape")
     bits = entry[3] if packed else 8 * TENSOR_TYPES[section].itemsize
-    if packed and not (_naturals([bits], 1) and 2 <= bits <= 8):
-        raise BadProgram(f"tensor {name[:60]!r} must have 2..8 bits")
+    if packed and not (_naturals([bits], 1) and 1 <= bits <= 8):
+        raise BadProgram(f"tensor {name[:60]!r} must have 1..8 bits")
     return name, section, shape, bits
 
 

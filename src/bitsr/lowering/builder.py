@@ -13,6 +13,7 @@ from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError, UnsupportedLayer
 from bitsr.lowering.registry import lower_module
 from bitsr.lowering.weights import channels_last, codes_of, folded_bias, quantizer_of, to_numpy
+from bitsr.parts.frozen_binary import FrozenBinary, FrozenBinaryConv2d
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantLinear, QuantMatMul
 from bitsr.parts.matmul import MatMul
 from bitsr.program import steps
@@ -77,6 +78,27 @@ class Builder:
         """A floating-point or quantized linear layer on the last axis."""
         name = self.name_of(module)
         return self._emit(steps.Linear, name, x=x, **self._operands(name, module))
+
+    def binary(self, x: str, module: FrozenBinary) -> str:
+        """A frozen linear or convolution of signs; raises `UnsupportedLayer` where something is put around it."""
+        name = self.name_of(module)
+        if module.rprelu is not None or module.shortcut != "none":
+            raise UnsupportedLayer(f"{name}: a binary layer with an RPReLU or a shortcut of its own cannot be packed")
+        self._tensors.setdefault(f"{name}.codes", module.codes.cpu().numpy())
+        fields: dict[str, Any] = {
+            "weight": steps.BinaryWeight(
+                codes=f"{name}.codes", scale=self.tensor(f"{name}.scale", module.scale), groups=module.groups,
+                keep=module.keep, block=module.block,
+            ),
+            "threshold": self.tensor(f"{name}.threshold", module.threshold),
+            "bias": None if module.bias is None else self.tensor(f"{name}.bias", module.bias),
+        }  # fmt: skip
+        if not isinstance(module, FrozenBinaryConv2d):
+            return self._emit(steps.BinaryLinear, name, x=x, **fields)
+        if _square(name, "dilation", module.dilation) != 1:
+            raise UnsupportedLayer(f"{name}: a convolution with dilation {module.dilation} cannot be packed")
+        stride, padding = _square(name, "stride", module.stride), _square(name, "padding", _padding(name, module))
+        return self._emit(steps.BinaryConv2d, name, x=x, stride=stride, padding=padding, **fields)
 
     def layer_norm(self, x: str, module: nn.LayerNorm) -> str:
         name = self.name_of(module)
@@ -282,7 +304,7 @@ def _square(name: str, what: str, value: int | Sequence[int]) -> int:
     return int(sides.pop())
 
 
-def _padding(name: str, module: nn.Conv2d | QuantConv2d) -> int | tuple[int, ...]:
+def _padding(name: str, module: nn.Conv2d | QuantConv2d | FrozenBinaryConv2d) -> int | tuple[int, ...]:
     """Padding in numbers: 'same' is half an odd kernel at stride 1, 'valid' none."""
     if not isinstance(module.padding, str):
         return module.padding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -64,11 +64,7 @@ class BinaryLayer(nn.Module):
         return self.product(signs.detach(), weight, self.bias) + (passing - passing.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.signed_product(self.activation(x), self.effective_weight())
-        if self.shortcut == "before":
-            y = y + matched(x, y.shape[self.channel_axis], self.channel_axis)
-        y = y if self.rprelu is None else self.rprelu(y)
-        return y + matched(x, y.shape[self.channel_axis], self.channel_axis) if self.shortcut == "after" else y
+        return surrounded(x, self.signed_product(self.activation(x), self.effective_weight()), self)
 
     def on_step(self, step: int, steps: int) -> None:
         """Before the forward pass of each training step."""
@@ -106,6 +102,15 @@ class BinaryConv2d(BinaryLayer):
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
+
+
+def surrounded(x: Tensor, y: Tensor, layer: Any) -> Tensor:
+    """The product ``y`` of the input ``x`` with the layer's RPReLU and shortcut."""
+    passed = 0.0 if layer.shortcut == "none" else matched(x, y.shape[layer.channel_axis], layer.channel_axis)
+    if layer.shortcut == "before":
+        y = y + passed
+    y = y if layer.rprelu is None else layer.rprelu(y)
+    return y + passed if layer.shortcut == "after" else y
 
 
 def matched(x: Tensor, channels: int, axis: int) -> Tensor:

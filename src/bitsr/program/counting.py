@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from bitsr.program import steps
-from bitsr.program.dataflow import packed_weights, tensors_of
+from bitsr.program.dataflow import binary_layers, packed_weights, tensors_of
 from bitsr.program.packing import packed_size
 from bitsr.program.program import Program
 from bitsr.program.shapes import Shape, map_shapes
 from bitsr.program.steps import PackedWeight, Quantizer, Step
-from bitsr.program.validate import packed_bits
+from bitsr.program.validate import code_bits, packed_bits
 
 FLOAT_BITS = 32  # what floating point is computed in, whatever it is stored in
 
@@ -24,18 +24,19 @@ class LayerCount:
     Attributes:
         name: the map that the step writes, named after the network's layer.
         kind: "linear", "conv2d", "attention" or "selectivescan".
-        w_bits: stored bits per weight; 16 and 32 are floating point.  Of an attention, those of its bias table, of a
-            scan those of its decays.
+        w_bits: stored bits per weight, without scales; 16 and 32 are floating point.  Of an attention, those of its
+            bias table, of a scan those of its decays.
         a_bits: bits of the input, 32 without quantizer; of an attention, the fewest bits of its four operands.
         bytes: of its tensors as they are packed; a tensor that several layers use counts with the first.
-        macs: multiplications of one input with one weight (of an attention, those of both products; of a scan, those
-            of its states with decays and outputs, and of its inputs).
-        bit_ops: macs times the bits of both operands, 32 where one of them is floating point.
+        macs: multiplications of one input with one weight that is not masked (of an attention, those of both products;
+            of a scan, those of its states with decays and outputs, and of its inputs).
+        bit_ops: macs times the bits of both operands, 32 where one of them is floating point; where a row of signs has
+            several scales, also their multiplications, in floating point.
     """
 
     name: str
     kind: str
-    w_bits: int
+    w_bits: float
     a_bits: int
     bytes: int
     macs: int
@@ -57,6 +58,8 @@ def count_layers(program: Program, height: int = 128, width: int = 128) -> list[
     for step in program.steps:
         stored = sum(sizes.pop(name, 0) for name in tensors_of(step))
         match step:
+            case steps.BinaryLinear() | steps.BinaryConv2d():
+                counts.append(_binary(step, stored, shapes, program))
             case steps.Linear() | steps.Conv2d():
                 counts.append(_layer(step, stored, shapes, program))
             case steps.WindowAttention() | steps.OverlappingAttention():
@@ -73,10 +76,12 @@ def cost(program: Program, height: int = 128, width: int = 128) -> Cost:
 
 
 def parameters(program: Program) -> int:
-    """Elements of all tensors except those that quantization added (scales and mids)."""
+    """Elements of all tensors except those that quantization added (scales, mids and thresholds)."""
     added = {name for weight in packed_weights(program) for name in (weight.scale, weight.mid)}
+    added |= {name for step in binary_layers(program) for name in (step.weight.scale, step.threshold)}
     added |= {getattr(step, "input_scale", None) for step in program.steps}
-    return sum(tensor.size for name, tensor in program.tensors.items() if name not in added)
+    block = {step.weight.codes: step.weight.block for step in binary_layers(program)}
+    return sum(tensor.size * block.get(name, 1) for name, tensor in program.tensors.items() if name not in added)
 
 
 def tensor_bytes(program: Program) -> dict[str, int]:
@@ -86,6 +91,17 @@ def tensor_bytes(program: Program) -> dict[str, int]:
         name: packed_size(tensor.size, bits.get(name, 8)) if tensor.dtype == np.uint8 else tensor.nbytes
         for name, tensor in program.tensors.items()
     }
+
+
+def _binary(
+    step: steps.BinaryLinear | steps.BinaryConv2d, stored: int, shapes: dict[str, Shape], program: Program
+) -> LayerCount:
+    height, width, rows = shapes[step.output]
+    weight = step.weight
+    macs = height * width * program.tensors[weight.codes].size * weight.keep
+    scales = height * width * rows * len(weight.groups) if len(weight.groups) > 1 else 0
+    w_bits = 1 if weight.block == 1 else code_bits(weight) / weight.block
+    return LayerCount(step.output, _kind(step), w_bits, 1, stored, macs, macs + scales * FLOAT_BITS**2)
 
 
 def _layer(step: steps.Linear | steps.Conv2d, stored: int, shapes: dict[str, Shape], program: Program) -> LayerCount:

@@ -34,6 +34,9 @@ def tensors_of(step: Step) -> tuple[str, ...]:
             weight = step.weight
             packed = (weight.codes, weight.scale, weight.mid) if isinstance(weight, PackedWeight) else (weight,)
             return tuple(name for name in (*packed, step.bias, step.input_scale) if name is not None)
+        case steps.BinaryLinear() | steps.BinaryConv2d():
+            binary = (step.weight.codes, step.weight.scale, step.threshold)
+            return binary if step.bias is None else (*binary, step.bias)
         case steps.LayerNorm():
             return step.weight, step.bias
         case steps.WindowAttention() | steps.OverlappingAttention():
@@ -52,6 +55,13 @@ def packed_weights(program: Program) -> Iterator[PackedWeight]:
     for step in program.steps:
         if isinstance(step, steps.Linear | steps.Conv2d) and isinstance(step.weight, PackedWeight):
             yield step.weight
+
+
+def binary_layers(program: Program) -> Iterator[steps.BinaryLinear | steps.BinaryConv2d]:
+    """Every step that multiplies signs."""
+    for step in program.steps:
+        if isinstance(step, steps.BinaryLinear | steps.BinaryConv2d):
+            yield step
 
 
 def releases(program: Program) -> list[tuple[str, ...]]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsr.errors import PictureError
-from bitsr.program import attention, layers, maps, scan, steps
+from bitsr.program import attention, binary, layers, maps, scan, steps
 from bitsr.program.arrays import Array, Arrays, NumpyArrays
 from bitsr.program.dataflow import releases
 from bitsr.program.frame import Frame, Notes
@@ -25,6 +25,8 @@ from bitsr.program.validate import BadProgram
 __all__ = ["NumpyArrays", "execute", "run"]
 
 FUNCTIONS: dict[type[Step], Callable[[Any, Frame], Array]] = {
+    steps.BinaryLinear: binary.linear,
+    steps.BinaryConv2d: binary.conv2d,
     steps.Linear: layers.linear,
     steps.Conv2d: layers.conv2d,
     steps.WindowAttention: attention.window_attention,
@@ -70,8 +72,9 @@ def run(program: Program, x: NDArray[Any], arrays: Arrays = NUMPY, trace: Trace 
     Args:
         x: HxWxC in the range of the network's colours; converted to float32.
         trace: receives, for each map by name, its value as "output" and the integers behind it: "codes" of the input,
-            "accumulator" (and "sums", where the weights have mids) of a layer; "q", "k", "scores", "attention", "v",
-            "values" of an attention step (windows x heads x ...).  It keeps all maps alive.
+            "accumulator" (and "sums", where the weights have mids) of a layer, of a binary one those of all groups one
+            after the other; "q", "k", "scores", "attention", "v", "values" of an attention step (windows x heads x
+            ...).  It keeps all maps alive.
 
     Returns:
         the output map, H'xW'xC' float32.

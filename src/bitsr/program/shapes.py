@@ -54,6 +54,8 @@ def weight_shape(weight: Weight, program: Program) -> tuple[int, ...]:
 
 def _output(step: Step, shapes: Mapping[str, Shape], program: Program) -> Shape:
     match step:
+        case steps.BinaryLinear() | steps.BinaryConv2d():
+            return _binary(step, shapes[step.x], program)
         case steps.Linear() | steps.Conv2d():
             return _layer(step, shapes[step.x], program)
         case steps.WindowAttention() | steps.OverlappingAttention():
@@ -82,6 +84,17 @@ def _output(step: Step, shapes: Mapping[str, Shape], program: Program) -> Shape:
             return _of_one(step, shapes[step.x])  # type: ignore[attr-defined]
 
 
+def _convolved(step: steps.Conv2d | steps.BinaryConv2d, x: Shape, filters: tuple[int, ...]) -> tuple[int, int]:
+    sides = [n + 2 * step.padding - kernel for n, kernel in ((x[0], filters[1]), (x[1], filters[2]))]
+    return sides[0] // step.stride + 1, sides[1] // step.stride + 1
+
+
+def _binary(step: steps.BinaryLinear | steps.BinaryConv2d, x: Shape, program: Program) -> Shape:
+    shape, inputs = program.tensors[step.weight.codes].shape, sum(step.weight.groups)
+    _expect(inputs == x[2], f"takes {inputs} channels, got {x[2]}")
+    return (*(x[:2] if isinstance(step, steps.BinaryLinear) else _convolved(step, x, shape)), shape[0])
+
+
 def _layer(step: steps.Linear | steps.Conv2d, x: Shape, program: Program) -> Shape:
     height, width, channels = x
     shape = weight_shape(step.weight, program)
@@ -89,8 +102,7 @@ def _layer(step: steps.Linear | steps.Conv2d, x: Shape, program: Program) -> Sha
         _expect(shape[-1] == channels, f"takes {shape[-1]} channels, got {channels}")
         return height, width, shape[0]
     _expect(shape[3] * step.groups == channels, f"takes {shape[3] * step.groups} channels, got {channels}")
-    sides = [n + 2 * step.padding - kernel for n, kernel in ((height, shape[1]), (width, shape[2]))]
-    return sides[0] // step.stride + 1, sides[1] // step.stride + 1, shape[0]
+    return *_convolved(step, x, shape), shape[0]
 
 
 def _attention(step: steps.Attention, x: Shape) -> Shape:

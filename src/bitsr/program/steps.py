@@ -49,6 +49,22 @@ class PackedWeight:
     mid: str | None = None
 
 
+@dataclass(frozen=True)
+class BinaryWeight:
+    """Weights of -s, 0 or +s: of every ``block`` neighbouring inputs ``keep`` are kept, with a sign each.
+
+    ``codes`` (out x [kh x kw x] in / block) are those of `bitsr.program.binary`; keep = block = 1 is dense, one bit per
+    weight.  ``groups`` are the numbers of neighbouring inputs that share a scale s, whole blocks; ``scale`` is (out,
+    number of groups), the same for every tap of a convolution.
+    """
+
+    codes: str
+    scale: str
+    groups: tuple[int, ...]
+    keep: int = 1
+    block: int = 1
+
+
 Weight = str | PackedWeight  # the name of a floating-point tensor, or packed codes
 
 
@@ -57,6 +73,31 @@ class Step:
     """``output`` is the name of the feature map that the step writes."""
 
     output: str
+
+
+@dataclass(frozen=True)
+class BinaryLinear(Step):
+    """y_i = sum_k s_ik acc_ik + bias_i, acc_ik = sum over the inputs j of group k of w_ij a_j, on the last axis.
+
+    a_j is +1 where x_j >= ``threshold``_j (a tensor, one per input) and -1 elsewhere; w_ij is -1, 0 or +1.
+    """
+
+    x: str
+    weight: BinaryWeight
+    threshold: str
+    bias: str | None = None
+
+
+@dataclass(frozen=True)
+class BinaryConv2d(Step):
+    """The same as a 2-D convolution.  Beyond the border there is no sign: those products are 0."""
+
+    x: str
+    weight: BinaryWeight
+    threshold: str
+    bias: str | None = None
+    stride: int = 1
+    padding: int = 0
 
 
 @dataclass(frozen=True)
@@ -329,7 +370,7 @@ class Crop(Step):
 STEPS: dict[str, type[Step]] = {
     cls.__name__: cls
     for cls in (
-        Linear, Conv2d, WindowAttention, OverlappingAttention, LayerNorm, Activation, PReLU, Add, Mul, Affine,
+        Linear, Conv2d, BinaryLinear, BinaryConv2d, WindowAttention, OverlappingAttention, LayerNorm, Activation, PReLU, Add, Mul, Affine,
         Concat, Slice, PixelShuffle, PixelUnshuffle, Resize, MaxPool, GlobalPool, ArgMax, Lookup, Reorder,
         SelectiveScan, Pad, Crop,
     )

@@ -9,8 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
-from bitsr.program import steps
-from bitsr.program.dataflow import packed_weights, tensors_of
+from bitsr.program import binary, steps
+from bitsr.program.dataflow import binary_layers, packed_weights, tensors_of
 from bitsr.program.program import Program
 from bitsr.program.shapes import BadProgram, map_shapes
 from bitsr.program.steps import PackedWeight, Quantizer, Step
@@ -50,10 +50,20 @@ def check_program(program: Program) -> None:
 def packed_bits(program: Program) -> dict[str, int]:
     """Bits per code of every tensor of codes; raises BadProgram where two steps disagree."""
     bits: dict[str, int] = {}
-    for weight in packed_weights(program):
-        if bits.setdefault(weight.codes, weight.bits) != weight.bits:
-            raise BadProgram(f"tensor {weight.codes!r} is used with {bits[weight.codes]} and with {weight.bits} bits")
+    uses = [(weight.codes, weight.bits) for weight in packed_weights(program)]
+    uses += [(step.weight.codes, code_bits(step.weight)) for step in binary_layers(program)]
+    for codes, each in uses:
+        if bits.setdefault(codes, each) != each:
+            raise BadProgram(f"tensor {codes!r} is used with {bits[codes]} and with {each} bits")
     return bits
+
+
+def code_bits(weight: steps.BinaryWeight) -> int:
+    """Bits of the code of one block; raises BadProgram where blocks have no codes."""
+    try:
+        return (binary.states(weight.keep, weight.block) - 1).bit_length()
+    except ValueError as error:
+        raise BadProgram(str(error)) from None
 
 
 def _check_frame(program: Program) -> None:
@@ -88,6 +98,8 @@ def _check_step(step: Step, program: Program) -> None:
     for field in ("slope", "scale", "shift", "eps"):
         _expect(bool(np.isfinite(getattr(step, field, 0)).all()), f"{field} is no finite number")
     match step:
+        case steps.BinaryLinear() | steps.BinaryConv2d():
+            _check_binary(step, program)
         case steps.Linear() | steps.Conv2d():
             _check_layer(step, program)
         case steps.WindowAttention() | steps.OverlappingAttention():
@@ -111,6 +123,24 @@ def _check_step(step: Step, program: Program) -> None:
             _expect(step.start < step.stop, f"channels {step.start}..{step.stop - 1}")
         case steps.Concat():
             _expect(len(step.inputs) > 0, "no inputs")
+
+
+def _check_binary(step: steps.BinaryLinear | steps.BinaryConv2d, program: Program) -> None:
+    weight, codes = step.weight, _bytes(program, step.weight.codes)
+    axes = 4 if isinstance(step, steps.BinaryConv2d) else 2
+    _expect(codes.ndim == axes, f"the codes have the shape {codes.shape}")
+    _expect(max(codes.shape[1:-1], default=1) <= MAX_KERNEL, f"the kernel is {'x'.join(map(str, codes.shape[1:-1]))}")
+    code_bits(weight)
+    number = binary.states(weight.keep, weight.block)
+    _expect(int(codes.max()) < number, f"codes {weight.codes!r}: there are only {number}")
+    inputs = codes.shape[-1] * weight.block
+    _expect(all(n > 0 and n % weight.block == 0 for n in weight.groups), "a group of inputs is no whole blocks")
+    _expect(sum(weight.groups) == inputs, f"groups of {sum(weight.groups)} inputs for {inputs}")
+    shape, expected = _floating(program, weight.scale).shape, (codes.shape[0], len(weight.groups))
+    _expect(shape == expected, f"scale has the shape {shape}, not {expected}")
+    _expect_vector(program, "threshold", step.threshold, inputs)
+    _expect_vector(program, "bias", step.bias, codes.shape[0])
+    _expect(2 * codes[0].size * weight.block < 2**31, "sums may exceed 32 bits")
 
 
 def _check_layer(step: steps.Linear | steps.Conv2d, program: Program) -> None:
@@ -164,10 +194,15 @@ def _check_quantizer(name: str, quantizer: Quantizer) -> None:
 
 
 def _codes(program: Program, weight: PackedWeight) -> np.ndarray[Any, Any]:
-    codes = _tensor(program, weight.codes)
-    _expect(codes.dtype == np.uint8, f"the codes {weight.codes!r} are {codes.dtype}")
+    codes = _bytes(program, weight.codes)
     _expect(2 <= weight.bits <= 8, f"the weight has {weight.bits} bits, not 2..8")
     _expect(int(codes.max()) < 2**weight.bits, f"codes {weight.codes!r} do not fit into {weight.bits} bits")
+    return codes
+
+
+def _bytes(program: Program, name: str) -> np.ndarray[Any, Any]:
+    codes = _tensor(program, name)
+    _expect(codes.dtype == np.uint8, f"the codes {name!r} are {codes.dtype}")
     return codes
 
 

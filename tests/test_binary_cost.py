@@ -1,0 +1,53 @@
+"""Storage and operations of binary SwinIR-light x4 against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitsr.program.binary_cost import code_lengths, operations, scales_of, storage
+
+BLOCK = [(180, 60), (60, 60), (120, 60), (60, 120)]
+SWINIR_LIGHT = BLOCK * 24
+
+
+def test_codes_of_two_of_four() -> None:
+    lengths = code_lengths(2, 4)
+    assert lengths["entropy"] == pytest.approx(1.146, abs=5e-4)
+    assert lengths["several"] == 23 / 20
+    assert (lengths["code"], lengths["index"], lengths["planes"]) == (1.25, 1.5, 2.0)
+    assert code_lengths(1, 1)["code"] == 1.0
+
+
+def test_scales() -> None:
+    assert sum(rows * width for rows, width in SWINIR_LIGHT) == 691_200
+    assert scales_of(SWINIR_LIGHT, 32) == 23_040
+    assert scales_of(SWINIR_LIGHT, None) == 10_080
+
+
+@pytest.mark.parametrize(
+    "bits,group,expected",
+    [
+        (1.0, None, (1.233, 104.1, 25.9)),
+        (1.0, 32, (1.533, 129.4, 20.9)),
+        (code_lengths(2, 4)["entropy"], 32, (1.680, 141.7, 19.0)),
+        (code_lengths(2, 4)["several"], 32, (1.683, 142.0, 19.0)),
+        (code_lengths(2, 4)["code"], 32, (1.783, 150.5, 17.9)),
+        (code_lengths(2, 4)["index"], 32, (2.033, 171.6, 15.7)),
+        (code_lengths(2, 4)["planes"], 32, (2.533, 213.8, 12.6)),
+    ],
+)
+def test_storage(bits: float, group: int | None, expected: tuple[float, float, float]) -> None:
+    counted = storage(SWINIR_LIGHT, bits, group)
+    assert counted.bits == pytest.approx(expected[0], abs=6e-4)
+    assert (counted.kib, counted.ratio) == pytest.approx(expected[1:], abs=0.06)
+
+
+def test_scales_of_groups_cost_more_than_the_products_that_sparsity_saves() -> None:
+    tokens = 57_600
+    sparse, dense = operations(SWINIR_LIGHT, tokens, 2, 4, 32), operations(SWINIR_LIGHT, tokens, 1, 1, None)
+    assert dense.bit_products == pytest.approx(39.81e9, rel=1e-3)
+    assert sparse.bit_products == dense.bit_products // 2
+    assert dense.scale_products == pytest.approx(0.581e9, rel=1e-3)
+    assert sparse.scale_products == pytest.approx(1.327e9, rel=1e-3)
+    assert sparse.scale_products > dense.bit_products / 64 - sparse.bit_products / 64
+    assert sparse.equivalent == pytest.approx(0.311e9 + 1.327e9, rel=1e-3)
