@@ -9,65 +9,17 @@ also drops kept weights that equal the mean).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bitsr.errors import ConfigError
+from bitsr.methods.binary.config import BSSR, KAPPA_RANGE
 from bitsr.parts.binarizers import ActivationBinarizer, WeightBinarizer
 from bitsr.parts.binary_layers import BinaryLinear
 from bitsr.parts.masks import Masks
-from bitsr.parts.scale_groups import ScaleGroups, Tiling
+from bitsr.parts.scale_groups import ScaleGroups
 from bitsr.parts.sign import bireal, bsign, clip, identity, tanh_sign
-
-KAPPA_RANGE = (0.05, 16.0)
-
-
-@dataclass(frozen=True)
-class BSSR:
-    """How BSSR's linears are made and trained.
-
-    Forward: ``keep`` of every ``block`` weights stay, ``group`` inputs share a scale, ``tiling`` says what happens
-    where they do not fill a row (see `scale_groups.group_sizes`).  ``scale_from`` 'raw' is mean |W| as printed,
-    'centred' mean |W - mean|, the least-squares scale of the signs.  ``add_mean`` adds the mean of the group back to
-    its kept weights, which then are no signs any more and cannot be packed.
-
-    Backward: the weight's gradient is that of tanh(kappa z) with z the 'raw' weight or the 'normal' one, (W - mean) /
-    scale; at kappa = 0.5 the former is constant within 0.3 % for |W| <= 0.1.  ``weight_gradient`` 'none' is eq. 7,
-    'scale' the chain rule, which multiplies it by the scale.  ``scale_gradient`` lets the gradient of the scale
-    through.  ``kappa`` is the first value of the slopes, ``kappa_scope`` how many there are (weights and inputs have
-    their own).  ``rho`` pulls weights that are not kept to zero: through the 'grad' (which Adam normalizes), or
-    'decoupled' from it, relative to the learning rate ``decay_rate``.
-
-    Inputs: sign(gain * x + shift) with a ``gain`` per channel or one for all, and ``activation_surrogate``.
-    """
-
-    keep: int = 2
-    block: int = 4
-    group: int = 32
-    tiling: Tiling = "ragged"
-    scale_from: Literal["raw", "centred"] = "raw"
-    add_mean: bool = False
-    surrogate_of: Literal["raw", "normal"] = "raw"
-    weight_gradient: Literal["none", "scale"] = "none"
-    scale_gradient: bool = False
-    kappa: float = 0.5
-    kappa_learnable: bool = True
-    kappa_scope: Literal["layer", "global", "channel"] = "layer"
-    rho: float = 0.002
-    decay_mode: Literal["grad", "decoupled"] = "grad"
-    decay_rate: float = 2e-4
-    activation_surrogate: Literal["tanh", "bireal", "clip"] = "tanh"
-    gain: Literal["channel", "scalar"] = "channel"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.keep <= self.block or self.group % self.block:
-            given = f"keep {self.keep}, block {self.block}, group {self.group}"
-            raise ConfigError(f"BSSR keeps some weights of each block, and a group is whole blocks; got {given}")
-        if not KAPPA_RANGE[0] <= self.kappa <= KAPPA_RANGE[1]:
-            raise ConfigError(f"kappa lies in {KAPPA_RANGE[0]}..{KAPPA_RANGE[1]}, got {self.kappa}")
 
 
 class _BSGA(torch.autograd.Function):

@@ -37,8 +37,7 @@ class BiMask(Masks):
         super().__init__(keep, block, dense_gradient=True, decay=decay)
         if weight.shape[0] % block:
             raise ValueError(f"{weight.shape[0]} outputs are no whole blocks of {block}")
-        self.interval, self.candidates = interval, candidates
-        self.generator = torch.Generator().manual_seed(seed)
+        self.interval, self.candidates, self.seed = interval, candidates, seed
         self.register_buffer("permutation", torch.arange(weight.shape[0]))
 
     def backward_weight(self, weight: Tensor, mask: Tensor, effective: Tensor) -> Tensor | None:
@@ -46,6 +45,7 @@ class BiMask(Masks):
 
     def on_step(self, weight: Tensor, step: int, steps: int) -> None:
         if step % self.interval == 0:
-            drawn = [torch.randperm(len(weight), generator=self.generator) for _ in range(self.candidates)]
+            generator = torch.Generator().manual_seed(self.seed + step)
+            drawn = [torch.randperm(len(weight), generator=generator) for _ in range(self.candidates)]
             candidates = [p.to(weight.device) for p in drawn]
             self.permutation = best_permutation(weight, self.mask(weight), candidates, self.keep, self.block)

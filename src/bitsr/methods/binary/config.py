@@ -1,0 +1,86 @@
+"""Options of the methods that train networks of signs.  Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bitsr.errors import ConfigError
+
+KAPPA_RANGE = (0.05, 16.0)
+
+
+@dataclass(frozen=True)
+class BSSR:
+    """How BSSR's linears are made and trained.
+
+    Forward: ``keep`` of every ``block`` weights stay, ``group`` inputs share a scale, ``tiling`` says what happens
+    where they do not fill a row (see `scale_groups.group_sizes`).  ``scale_from`` 'raw' is mean |W| as printed,
+    'centred' mean |W - mean|, the least-squares scale of the signs.  ``add_mean`` adds the mean of the group back to
+    its kept weights, which then are no signs any more and cannot be packed.
+
+    Backward: the weight's gradient is that of tanh(kappa z) with z the 'raw' weight or the 'normal' one, (W - mean) /
+    scale; at kappa = 0.5 the former is constant within 0.3 % for |W| <= 0.1.  ``weight_gradient`` 'none' is eq. 7,
+    'scale' the chain rule, which multiplies it by the scale.  ``scale_gradient`` lets the gradient of the scale
+    through.  ``kappa`` is the first value of the slopes, ``kappa_scope`` how many there are (weights and inputs have
+    their own).  ``rho`` pulls weights that are not kept to zero: through the 'grad' (which Adam normalizes), or
+    'decoupled' from it, relative to the learning rate ``decay_rate``.
+
+    Inputs: sign(gain * x + shift) with a ``gain`` per channel or one for all, and ``activation_surrogate``.
+
+    ``skip``: linears with one of these parts in their name stay in floating point, as do those whose inputs are no
+    whole blocks.
+    """
+
+    keep: int = 2
+    block: int = 4
+    group: int = 32
+    tiling: Literal["ragged", "balanced", "row", "flat"] = "ragged"
+    scale_from: Literal["raw", "centred"] = "raw"
+    add_mean: bool = False
+    surrogate_of: Literal["raw", "normal"] = "raw"
+    weight_gradient: Literal["none", "scale"] = "none"
+    scale_gradient: bool = False
+    kappa: float = 0.5
+    kappa_learnable: bool = True
+    kappa_scope: Literal["layer", "global", "channel"] = "layer"
+    rho: float = 0.002
+    decay_mode: Literal["grad", "decoupled"] = "grad"
+    decay_rate: float = 2e-4
+    activation_surrogate: Literal["tanh", "bireal", "clip"] = "tanh"
+    gain: Literal["channel", "scalar"] = "channel"
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= self.block or self.group % self.block:
+            given = f"keep {self.keep}, block {self.block}, group {self.group}"
+            raise ConfigError(f"BSSR keeps some weights of each block, and a group is whole blocks; got {given}")
+        if not KAPPA_RANGE[0] <= self.kappa <= KAPPA_RANGE[1]:
+            raise ConfigError(f"kappa lies in {KAPPA_RANGE[0]}..{KAPPA_RANGE[1]}, got {self.kappa}")
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A binarizer of the literature on every linear, with an N:M mask.
+
+    ``binarizer`` 'none' leaves inputs and weights in floating point, so that only the mask compresses.  ``keep`` of
+    every ``block`` weights stay where there is a ``mask``.  ``full_block`` puts the paper's RPReLU and shortcut around
+    each layer (such a network is trained and evaluated, but not packed).  ``unit_inputs``: DoReFa's own {0, 1} in the
+    place of signs.  ``skip``: as for BSSR.
+    """
+
+    binarizer: Literal["none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet"] = "reactnet"
+    mask: Literal["none", "srste", "bimask", "tmask", "sste", "asp"] = "none"
+    keep: int = 2
+    block: int = 4
+    full_block: bool = False
+    unit_inputs: bool = False
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep < self.block:
+            raise ConfigError(f"a mask keeps some weights of each block, not {self.keep} of {self.block}")
+        if self.mask == "tmask" and (self.keep, self.block) != (2, 4):
+            raise ConfigError("tmask keeps 2 of 4")
+        if self.unit_inputs and self.binarizer != "dorefa":
+            raise ConfigError("unit_inputs is an option of dorefa")

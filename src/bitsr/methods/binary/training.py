@@ -1,0 +1,183 @@
+"""Training of networks of signs: BSSR, and the binarizers of the literature with N:M masks."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from bitsr.errors import ConfigError
+from bitsr.methods.binary.bhvit import BHViTActivation, BHViTWeight
+from bitsr.methods.binary.biper import BiPerActivation, BiPerWeight
+from bitsr.methods.binary.bireal import BiRealActivation, BiRealWeight
+from bitsr.methods.binary.bssr import BSSRLinear, new_kappa
+from bitsr.methods.binary.config import BSSR, Binary
+from bitsr.methods.binary.dorefa import DoReFaWeight, SignActivation, UnitActivation
+from bitsr.methods.binary.reactnet import ReActNetWeight, RSign
+from bitsr.methods.binary.reste import ReSTEActivation, ReSTEWeight
+from bitsr.methods.binary.xnor import XNORActivation, XNORWeight
+from bitsr.methods.masks.asp import ASP
+from bitsr.methods.masks.bimask import BiMask
+from bitsr.methods.masks.srste import SRSTE
+from bitsr.methods.masks.sste import SSTE
+from bitsr.methods.masks.tmask import TMask
+from bitsr.methods.training_method import FullPrecision
+from bitsr.parts.binarizers import ActivationBinarizer, RPReLU, WeightBinarizer
+from bitsr.parts.binary_layers import BinaryLayer, BinaryLinear
+from bitsr.parts.frozen_binary import freeze_layer
+from bitsr.parts.masks import Masks
+
+
+class SignTraining(FullPrecision):
+    """Every linear becomes a binary one; what a binarizer learns beside the weights gets no weight decay."""
+
+    def __init__(self, config: BSSR | Binary) -> None:
+        self.config = config
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        student = super().prepare(model)
+        make = _maker(self.config)
+        chosen = dict(linears(student, self.config.block if _masked(self.config) else 1, self.config.skip))
+        if not chosen:
+            raise ConfigError("the network has no linear layers to binarize")
+        for name, source in chosen.items():
+            _put(student, name, make(source))
+        return student.train()
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        beside = {p for layer in binary_layers(model) for p in _beside(layer)}
+        return [
+            {"params": [p for p in trained if p not in beside], "lr_factor": 1.0},
+            {"params": [p for p in trained if p in beside], "lr_factor": 1.0, "weight_decay": 0.0},
+        ]
+
+    def on_step(self, model: nn.Module, step: int, steps: int) -> None:
+        for layer in binary_layers(model):
+            layer.on_step(step, steps)
+
+    def freeze(self, model: nn.Module) -> nn.Module:
+        frozen = super().freeze(model)
+        for name, layer in list(frozen.named_modules()):
+            if isinstance(layer, BinaryLayer):
+                _put(frozen, name, _frozen(layer))
+        name = "bssr" if isinstance(self.config, BSSR) else "binary"
+        frozen.compression = {"method": name, **dataclasses.asdict(self.config)}  # type: ignore[assignment]
+        return frozen.requires_grad_(False).eval()
+
+
+def linears(model: nn.Module, block: int, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, nn.Linear]]:
+    """Name and layer of all linears whose inputs are whole blocks, but those with a part of ``skip`` in their name."""
+    for name, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear and layer.in_features % block == 0 and not any(part in name for part in skip):
+            yield name, layer
+
+
+def binary_layers(model: nn.Module) -> Iterator[BinaryLayer]:
+    return (layer for layer in model.modules() if isinstance(layer, BinaryLayer))
+
+
+def _masked(config: BSSR | Binary) -> bool:
+    return isinstance(config, BSSR) or config.mask != "none"
+
+
+def _put(root: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, layer)
+
+
+def _beside(layer: BinaryLayer) -> Iterator[nn.Parameter]:
+    """What the layer learns beside weight and bias."""
+    for part in (layer.activation, layer.binarizer, layer.rprelu):
+        if part is not None:
+            yield from part.parameters()
+
+
+# ---- layers ---------------------------------------------------------------------------------------------------------
+
+
+def _maker(config: BSSR | Binary) -> Callable[[nn.Linear], BinaryLinear]:
+    if isinstance(config, Binary):
+        return lambda source: baseline_layer(source, config)
+    if config.kappa_scope != "global":
+        return lambda source: BSSRLinear(source, config)
+    weights, inputs = new_kappa(config, ()), new_kappa(config, ())
+    return lambda source: BSSRLinear(source, config, weights, inputs)
+
+
+def baseline_layer(source: nn.Linear, config: Binary) -> BinaryLinear:
+    """The binary twin of ``source`` that the options ask for."""
+    options: dict[str, Any] = {}
+    if config.full_block:
+        options = {"rprelu": RPReLU(source.out_features, -1), "shortcut": _shortcut(source)}
+    return BinaryLinear(
+        source, _activation(source.in_features, config), _weight(source, config), _masks(source, config), **options
+    )
+
+
+def _shortcut(source: nn.Linear) -> str:
+    """Inside the RPReLU, where one width divides the other."""
+    small, large = sorted((source.in_features, source.out_features))
+    return "before" if large % small == 0 else "none"
+
+
+def _activation(channels: int, config: Binary) -> ActivationBinarizer:
+    kinds: dict[str, Callable[[int, int], ActivationBinarizer]] = {
+        "none": Unbinarized, "dorefa": UnitActivation if config.unit_inputs else SignActivation,
+        "reste": ReSTEActivation, "biper": BiPerActivation, "bhvit": BHViTActivation, "xnor": XNORActivation,
+        "bireal": BiRealActivation, "reactnet": RSign,
+    }  # fmt: skip
+    return kinds[config.binarizer](channels, -1)
+
+
+def _weight(source: nn.Linear, config: Binary) -> WeightBinarizer:
+    kinds: dict[str, Callable[[], WeightBinarizer]] = {
+        "none": UnbinarizedWeight, "dorefa": DoReFaWeight, "reste": ReSTEWeight,
+        "biper": lambda: BiPerWeight(source.weight), "bhvit": BHViTWeight, "xnor": XNORWeight, "bireal": BiRealWeight,
+        "reactnet": ReActNetWeight,
+    }  # fmt: skip
+    return kinds[config.binarizer]()
+
+
+def _masks(source: nn.Linear, config: Binary) -> Masks | None:
+    weight, keep, block = source.weight.detach(), config.keep, config.block
+    kinds: dict[str, Callable[[], Masks | None]] = {
+        "none": lambda: None, "srste": lambda: SRSTE(keep, block), "bimask": lambda: BiMask(weight, keep, block),
+        "tmask": lambda: TMask(weight), "sste": lambda: SSTE(weight, keep, block),
+        "asp": lambda: ASP(weight, keep, block),
+    }  # fmt: skip
+    return kinds[config.mask]()
+
+
+class Unbinarized(ActivationBinarizer):
+    """The input as it is."""
+
+    def __init__(self, channels: int, axis: int) -> None:
+        super().__init__(channels, axis)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class UnbinarizedWeight(WeightBinarizer):
+    """The weight as it is."""
+
+    def forward(self, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+        return weight
+
+
+def _frozen(layer: BinaryLayer) -> nn.Module:
+    """What is packed: a layer of signs, or one of pruned numbers where nothing was binarized.  A layer whose inputs
+    have a scale per pixel is evaluated as it is, and cannot be packed."""
+    if layer.activation.token_scale:
+        return layer
+    if not isinstance(layer.binarizer, UnbinarizedWeight):
+        return freeze_layer(layer)
+    weight = layer.effective_weight().detach()
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None)
+    plain.weight = nn.Parameter(weight)
+    plain.bias = copy.deepcopy(layer.bias)  # type: ignore[assignment]
+    return plain

@@ -1,0 +1,167 @@
+"""Networks of signs in training: what is replaced, what is learned, what is packed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bitsr
+from bitsr.archs.detect import descriptor_of
+from bitsr.archs.swinir import SwinIR
+from bitsr.errors import ConfigError
+from bitsr.format import read_program
+from bitsr.lowering import lower
+from bitsr.methods.binary.config import BSSR, Binary
+from bitsr.methods.binary.training import SignTraining, binary_layers, linears
+from bitsr.parts.frozen_binary import FrozenBinary
+from bitsr.program import steps
+from bitsr.program.counting import tensor_bytes
+from bitsr.program.reference import run
+from tiny import hwc, make, picture
+
+BINARIZERS = ("none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet")
+MASKS = ("none", "srste", "bimask", "tmask", "sste", "asp")
+
+
+def steps_of_training(method: SignTraining, student: nn.Module, count: int = 3, rate: float = 1e-3) -> list[float]:
+    torch.manual_seed(0)
+    x = picture(make("swinir light x4"), 8, 8)
+    target = torch.rand(1, 3, 32, 32)
+    optimizer = torch.optim.Adam(method.parameter_groups(student), rate)
+    losses = []
+    for step in range(count):
+        method.on_step(student, step, count)
+        loss = (student(x) - target).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_swinir_light_has_96_linears_of_691200_weights() -> None:
+    with torch.device("meta"):
+        module = SwinIR(
+            upscale=4, embed_dim=60, depths=(6, 6, 6, 6), num_heads=(6, 6, 6, 6), window_size=8, mlp_ratio=2,
+            upsampler="pixelshuffledirect",
+        )  # fmt: skip
+    chosen = dict(linears(module, 4))
+    assert len(chosen) == 96
+    assert sum(layer.weight.numel() for layer in chosen.values()) == 691_200
+
+
+@pytest.mark.parametrize("skip,layers,weights", [((), 180, 404_480), (("route",), 140, 368_640)])
+def test_linears_of_mambairv2_light(skip: tuple[str, ...], layers: int, weights: int) -> None:
+    network = pytest.importorskip("bitsr.archs.mambairv2")
+    chosen = dict(linears(network.MambaIRv2Light(), 4, skip))
+    assert len(chosen) == layers
+    assert sum(layer.weight.numel() for layer in chosen.values()) == weights
+
+
+def test_a_packed_swinir_light_is_as_small_as_counted(tmp_path: Path) -> None:
+    """Untrained signs of the bundled network: 630 KiB with fp16 convolutions, of which 150 KiB are linears."""
+    model = bitsr.load(Path(bitsr.__file__).parent / "assets/models/swinir_light_x4.safetensors")
+    method = SignTraining(BSSR())
+    frozen = method.freeze(method.prepare(model))
+    frozen.descriptor = descriptor_of(model)  # type: ignore[assignment]
+    path = tmp_path / "light.bitsr"
+    bitsr.save(frozen, path)
+    sizes = tensor_bytes(read_program(path))
+    assert sum(size for name, size in sizes.items() if name.endswith((".codes", ".scale"))) <= 152 * 1024
+    assert path.stat().st_size <= 660 * 1024
+
+
+@pytest.mark.parametrize("config", [BSSR(), *(Binary(binarizer=name, mask="srste") for name in BINARIZERS)])  # type: ignore[arg-type]
+def test_every_method_learns_and_what_it_freezes_gives_the_same(config: Any) -> None:
+    model = make("swinir light x4")
+    method = SignTraining(config)
+    before = copy.deepcopy(model.state_dict())
+    student = method.prepare(model)
+    losses = steps_of_training(method, student, 6)
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    frozen, x = method.freeze(student), picture(model)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(x), student.eval()(x), rtol=0, atol=1e-6)
+    assert all(not p.requires_grad for p in frozen.parameters())
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_masks_in_training(mask: Any) -> None:
+    method = SignTraining(Binary(binarizer="bhvit", mask=mask))
+    student = method.prepare(make("swinir light x4"))
+    steps_of_training(method, student)
+    frozen = method.freeze(student)
+    layers = [layer for layer in frozen.modules() if isinstance(layer, FrozenBinary)]
+    assert len(layers) == 8
+    assert {(layer.keep, layer.block) for layer in layers} == {(1, 1) if mask == "none" else (2, 4)}
+
+
+def test_bssr_becomes_a_packed_file_that_runs_without_its_float_weights(tmp_path: Path) -> None:
+    model = make("swinir light x4")
+    method = SignTraining(BSSR())
+    student = method.prepare(model)
+    steps_of_training(method, student)
+    frozen = method.freeze(student)
+    frozen.descriptor = descriptor_of(model)  # type: ignore[assignment]
+    bitsr.save(frozen, tmp_path / "small.bitsr")
+    opened = bitsr.open(tmp_path / "small.bitsr", backend="reference")
+    x = picture(model)
+    expected, ours = hwc(frozen(x)).clip(0, 1), opened(hwc(x))
+    # scales and thresholds are packed in half precision, and a sign may turn: the picture differs little
+    assert np.sqrt(np.mean((ours - expected) ** 2)) < 2e-2 * np.ptp(expected)
+    program = lower(frozen, precision="fp32")
+    assert np.abs(run(program, hwc(x)).clip(0, 1) - expected).mean() < 1e-3 * np.ptp(expected)
+    assert sum(isinstance(step, steps.BinaryLinear) for step in program.steps) == 8
+
+
+def test_what_is_beside_the_weights_is_not_decayed() -> None:
+    method = SignTraining(BSSR())
+    student = method.prepare(make("swinir light x4"))
+    weights, beside = method.parameter_groups(student)
+    assert beside["weight_decay"] == 0.0 and "weight_decay" not in weights
+    assert len(beside["params"]) == 8 * 4  # shift, gain and two slopes
+    everything = {id(p) for p in student.parameters()}
+    assert {id(p) for group in (weights, beside) for p in group["params"]} == everything
+
+
+def test_one_slope_for_the_whole_network() -> None:
+    student = SignTraining(BSSR(kappa_scope="global")).prepare(make("swinir light x4"))
+    slopes = {id(layer.binarizer.kappa) for layer in binary_layers(student)}
+    assert len(slopes) == 1
+
+
+def test_layers_can_be_left_out() -> None:
+    student = SignTraining(BSSR(skip=("mlp", "qkv"))).prepare(make("swinir light x4"))
+    assert len(list(binary_layers(student))) == 2
+    with pytest.raises(ConfigError, match="no linear layers"):
+        SignTraining(BSSR()).prepare(make("edsr"))
+
+
+def test_full_blocks_train_and_are_not_packed() -> None:
+    method = SignTraining(Binary(full_block=True))
+    student = method.prepare(make("swinir light x4"))
+    steps_of_training(method, student)
+    with pytest.raises(bitsr.errors.UnsupportedLayer, match="RPReLU"):
+        lower(method.freeze(student))
+
+
+@pytest.mark.parametrize(
+    "kind,options,problem",
+    [
+        (BSSR, {"kappa": 99.0}, "kappa lies in"),
+        (Binary, {"mask": "tmask", "keep": 1}, "tmask keeps 2 of 4"),
+        (Binary, {"unit_inputs": True}, "option of dorefa"),
+        (Binary, {"keep": 4}, "keeps some weights"),
+    ],
+)
+def test_wrong_options_are_named(kind: type, options: Mapping[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        kind(**options)
