@@ -370,8 +370,8 @@ class Crop(Step):
 STEPS: dict[str, type[Step]] = {
     cls.__name__: cls
     for cls in (
-        Linear, Conv2d, BinaryLinear, BinaryConv2d, WindowAttention, OverlappingAttention, LayerNorm, Activation, PReLU, Add, Mul, Affine,
-        Concat, Slice, PixelShuffle, PixelUnshuffle, Resize, MaxPool, GlobalPool, ArgMax, Lookup, Reorder,
-        SelectiveScan, Pad, Crop,
+        Linear, Conv2d, BinaryLinear, BinaryConv2d, WindowAttention, OverlappingAttention, LayerNorm, Activation, PReLU,
+        Add, Mul, Affine, Concat, Slice, PixelShuffle, PixelUnshuffle, Resize, MaxPool, GlobalPool, ArgMax, Lookup,
+        Reorder, SelectiveScan, Pad, Crop,
     )
 }  # fmt: skip
