@@ -61,11 +61,15 @@ def working(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on the terminal; call what it gives with (done, of how many)."""
+def counting(what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on the terminal; call what it gives with (done, of how many[, a new label])."""
     with _progress(*COUNTED) as progress:
         task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int, label: str = what) -> None:
+            progress.update(task, completed=done, total=total, description=label)
+
+        yield advance
 
 
 def _progress(*columns: Any) -> Progress:

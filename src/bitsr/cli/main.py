@@ -19,6 +19,7 @@ from bitsr.cli.demo import demo
 from bitsr.cli.eval import evaluate
 from bitsr.cli.export import export
 from bitsr.cli.info import info
+from bitsr.cli.train import train
 from bitsr.cli.upscale import upscale
 from bitsr.errors import BitsrError
 
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "eval": evaluate,
     "upscale": upscale,
     "bench": bench,
+    "train": train,
     "export": export,
     "data": data,
 }

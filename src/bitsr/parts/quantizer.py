@@ -41,6 +41,22 @@ class _Quantize(torch.autograd.Function):
         return grad * inside, grad_lower, grad_upper, None
 
 
+def quantize(x: Tensor, lower: Tensor, upper: Tensor, levels: int) -> Tensor:
+    """Q(x) with the gradients above; the bounds broadcast against ``x`` and lie apart."""
+    return _Quantize.apply(x, lower, upper, levels)
+
+
+def usable_bounds(lower: Tensor, upper: Tensor, levels: int, integer_zero: bool) -> tuple[Tensor, Tensor]:
+    """(lower, upper) of the grid that is used: at least a hair apart, and on an integer zero where asked for."""
+    upper = torch.maximum(upper, lower + 1e-6 * (1 + lower.abs()))
+    if not integer_zero:
+        return lower, upper
+    step = (upper - lower) / levels
+    zero = (-lower / step).round().clamp(0, levels)
+    move = (-zero * step - lower).detach()
+    return lower + move, upper + move
+
+
 class AffineQuantizer(nn.Module):
     """Fake quantization to 2**bits levels between two learnable bounds.
 
@@ -64,15 +80,8 @@ class AffineQuantizer(nn.Module):
         return 2**self.bits - 1
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """(lower, upper) of the grid that is used: at least a hair apart, and on an integer zero where asked for."""
-        lower = self.lower
-        upper = torch.maximum(self.upper, lower + 1e-6 * (1 + lower.abs()))
-        if not self.integer_zero:
-            return lower, upper
-        step = (upper - lower) / self.levels
-        zero = (-lower / step).round().clamp(0, self.levels)
-        move = (-zero * step - lower).detach()
-        return lower + move, upper + move
+        """(lower, upper) of the grid that is used; see :func:`usable_bounds`."""
+        return usable_bounds(self.lower, self.upper, self.levels, self.integer_zero)
 
     def grid(self) -> tuple[Tensor, Tensor]:
         """(lower, step) as float32; with ``integer_zero`` lower is exactly -zero * step."""
@@ -91,8 +100,7 @@ class AffineQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (x.requires_grad or self.lower.requires_grad or self.upper.requires_grad):
-            lower, upper = self.bounds()
-            return _Quantize.apply(x, lower, upper, self.levels)
+            return quantize(x, *self.bounds(), self.levels)
         lower, step = self.grid()
         return ((x - lower) / step).round_().clamp_(0, self.levels).mul_(step).add_(lower)
 

@@ -8,14 +8,58 @@ training run begins above bicubic instead of spending a tenth of its steps to ge
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bitsr.training.dataset import CropDataset
+from bitsr.archs.imdn import IMDN
+from bitsr.archs.rfdn import RFDN
+from bitsr.archs.swinir import SwinIR
+from bitsr.errors import ConfigError
+from bitsr.training.data import CropDataset
 
 REACH = 5
+
+
+class Ends(NamedTuple):
+    """The 3x3 convolutions at a network's ends: picture -> features, in front of the long skip, features -> phases."""
+
+    first: nn.Conv2d
+    before_skip: nn.Conv2d
+    last: nn.Conv2d
+
+
+def _distillation_ends(model: Any) -> Ends:
+    return Ends(model.fea_conv, model.LR_conv, model.upsampler[0])
+
+
+def _swinir_ends(model: SwinIR) -> Ends:
+    if model.upsampler != "pixelshuffledirect" or not isinstance(model.conv_after_body, nn.Conv2d):
+        raise ConfigError("start: linear is for SwinIR with the upsampler 'pixelshuffledirect' and '1conv' alone")
+    return Ends(model.conv_first, model.conv_after_body, model.upsample[0])  # type: ignore[arg-type]
+
+
+ENDS: dict[type[nn.Module], Callable[[Any], Ends]] = {
+    IMDN: _distillation_ends,
+    RFDN: _distillation_ends,
+    SwinIR: _swinir_ends,
+}
+
+
+def ends_of(model: nn.Module) -> Ends:
+    """Raises `ConfigError` for a network whose ends are not known, or too narrow to carry 9 features per colour."""
+    find = ENDS.get(type(model))
+    if find is None:
+        known = ", ".join(kind.__name__ for kind in ENDS)
+        raise ConfigError(f"start: linear is known for {known}, not for {type(model).__name__}; use start: random")
+    ends = find(model)
+    if ends.first.out_channels < 27:
+        raise ConfigError(f"start: linear needs 27 features, {type(model).__name__} has {ends.first.out_channels} here")
+    return ends
 
 
 def fit_filters(data: CropDataset, rng: np.random.Generator, batches: int = 24) -> NDArray[np.float64]:
@@ -34,10 +78,9 @@ def fit_filters(data: CropDataset, rng: np.random.Generator, batches: int = 24) 
 
 
 @torch.no_grad()
-def linear_start(
-    first: nn.Conv2d, before_skip: nn.Conv2d, last: nn.Conv2d, filters: NDArray[np.float64], damp: float = 0.1
-) -> None:
-    """Write the filters into ``first`` (3 -> features) and ``last`` (features -> 3 scale**2); damp ``before_skip``."""
+def linear_start(ends: Ends, filters: NDArray[np.float64], damp: float = 0.1) -> None:
+    """Write the filters into the first and the last convolution; what else reaches the last one starts small."""
+    first, before_skip, last = ends
     assert first.bias is not None and before_skip.bias is not None and last.bias is not None
     positions = [(i, j) for i in range(3) for j in range(3)]
     first.weight[:27] = 0

@@ -1,163 +1,193 @@
-"""A small training loop: one recipe, one process, checkpoints that resume bit-equal.
+"""The training loop.
 
-To start or to resume: python -m bitsr.training.loop recipes/train/rfdn_x4.yaml --data DIR [DIR ...] --out runs/rfdn_x4
+Everything random about step k comes from (seed, k), and everything else that step k + 1 depends on is in the
+checkpoint: a run that was killed and resumed, or cut into parts, ends bit-equal to one that was not (on the CPU, with
+the same number of threads).
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
-import io
-import json
-import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bitsr.archs.rfdn import RFDN
-from bitsr.archs.swinir import SwinIR
 from bitsr.archs.upscaler import ModuleUpscaler
-from bitsr.data.files import write_atomically
+from bitsr.errors import BitsrError
 from bitsr.evaluation.metrics import psnr_y
-from bitsr.training.dataset import CropDataset, load_pair, split
-from bitsr.training.linear_start import fit_filters, linear_start
-
-NETWORKS: dict[str, type[nn.Module]] = {"rfdn": RFDN, "swinir": SwinIR}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a training run is made of; sizes in LR pixels, ``lr`` is the peak of a cosine with linear warm-up."""
-
-    arch: str
-    arch_args: dict[str, Any] = field(default_factory=dict)
-    scale: int = 4
-    steps: int = 1000
-    batch: int = 8
-    crop: int = 32
-    lr: float = 5e-4
-    lr_end: float = 1e-6
-    warmup: int = 100
-    ema: float = 0.999
-    seed: int = 0
-    bf16: bool = False
-    checkpoint_every: int = 100
-    validate_every: int = 500
-
-    def learning_rate(self, step: int) -> float:
-        rise = min(1.0, (step + 1) / self.warmup)
-        fall = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return rise * (self.lr_end + (self.lr - self.lr_end) * fall)
+from bitsr.methods.trained import trained_config, training_method
+from bitsr.training.average import Average
+from bitsr.training.checkpoint import check_same_run, read_checkpoint, write_checkpoint
+from bitsr.training.data import CropDataset, Picture, load_pair, split, to_unit
+from bitsr.training.log import Log
+from bitsr.training.losses import LOSSES, Distiller
+from bitsr.training.networks import full_precision, teacher_of
+from bitsr.training.optimizer import make_optimizer, set_rate
+from bitsr.training.recipe import Recipe
+from bitsr.training.team import Team
 
 
-def validation_psnr(model: nn.Module, pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], scale: int) -> float:
-    """Mean PSNR on Y of held-out (LR, HR) pictures, border of ``scale`` left out."""
-    upscale = ModuleUpscaler(model)
-    score = float(np.mean([psnr_y(upscale(lr), hr, scale) for lr, hr in pairs]))
-    model.train()
-    return score
+@dataclass
+class Progress:
+    """Where a run is: steps done, seconds spent, and the losses since the last entry of the log."""
+
+    step: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
 
 
 class Run:
-    """A model in training, with all the state that the next step depends on."""
+    """A network in training, with all the state that the next step depends on."""
 
-    def __init__(self, recipe: Recipe, folders: list[Path], out: Path) -> None:
-        self.recipe, self.out = recipe, out
-        out.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self, recipe: Recipe, folders: Sequence[Path], out: Path,
+        device: torch.device | str = "cpu", team: Team | None = None,
+    ) -> None:  # fmt: skip
+        self.recipe, self.out, self.device, self.team = recipe, out, torch.device(device), team or Team()
+        self.team.check_batch(recipe.batch)
         train, held = split(folders)
         self.data = CropDataset(train, recipe.scale, recipe.crop)
-        self.validation = [load_pair(p, recipe.scale) for p in held[::6]]
-        torch.manual_seed(recipe.seed)
-        self.rng = np.random.default_rng(recipe.seed)
-        self.model = NETWORKS[recipe.arch](upscale=recipe.scale, **recipe.arch_args)
-        if isinstance(self.model, RFDN):
-            ends = (self.model.fea_conv, self.model.LR_conv, self.model.upsampler[0])
-        else:
-            ends = (self.model.conv_first, self.model.conv_after_body, self.model.upsample[0])  # type: ignore[assignment, index]
-        linear_start(*ends, fit_filters(self.data, np.random.default_rng(recipe.seed)))  # type: ignore[arg-type]
-        self.ema = copy.deepcopy(self.model)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), recipe.lr, betas=(0.9, 0.99))
-        self.step = 0
-        self.checkpoint = out / "checkpoint.pt"
+        chosen = np.linspace(0, len(held) - 1, min(recipe.validation_pictures, len(held))).round().astype(int)
+        self.validation = [load_pair(held[i], recipe.scale) for i in chosen]
+        start = full_precision(recipe, self.data).to(self.device)
+        config = trained_config(recipe.method)
+        self.method = training_method(config, lambda n, size: self.data.lr_crops(n, size, recipe.seed), recipe.seed)
+        self.model = self.method.prepare(start)
+        self.average = Average(self.model, recipe.ema)
+        self.distiller = Distiller(recipe.distill, teacher_of(recipe, start), self.model) if recipe.distill else None
+        self.optimizer = make_optimizer(recipe, self.method.parameter_groups(self.model))
+        self.network = self.team.wrap(self.model)
+        if recipe.compile:
+            self.network = torch.compile(self.network)  # type: ignore[assignment]
+        self.progress = Progress()
+
+    # ---- one step ------------------------------------------------------------------------------------------------
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's share of the (LR, HR) of a step; the step also fixes what torch draws in it."""
+        seed = np.random.SeedSequence((self.recipe.seed, step))
+        torch.manual_seed(int(seed.generate_state(1)[0]) + self.team.rank)
+        places = self.data.draw(self.recipe.batch, np.random.default_rng(seed))
+        low, high = self.data.cut(self.team.share(places))
+        return to_unit(low, self.device), to_unit(high, self.device)
+
+    def loss(self, lr: Tensor, hr: Tensor) -> Tensor:
+        recipe = self.recipe
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
+            output = self.network(lr).float()
+        loss = recipe.loss_weight * LOSSES[recipe.loss](output, hr)
+        if self.distiller is not None:
+            loss = loss + self.distiller(lr, output)
+        extra = self.method.extra_loss(self.model)
+        return loss if extra is None else loss + extra
+
+    def take_step(self) -> Tensor:
+        """One update; returns the loss of this process's share, detached."""
+        recipe, step = self.recipe, self.progress.step
+        set_rate(self.optimizer, recipe, step)
+        self.method.on_step(self.model, step, recipe.steps)
+        loss = self.loss(*self.batch(step))
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        self.optimizer.step()
+        self.progress.step += 1
+        self.average.update(self.model, self.progress.step)
+        return loss.detach()
+
+    # ---- the whole run -------------------------------------------------------------------------------------------
+
+    def train(
+        self, until: float = float("inf"), on_step: Callable[[int, int, dict[str, Any] | None], None] | None = None
+    ) -> bool:
+        """Go on to the recipe's last step, or until the clock ``time.monotonic()`` reads ``until``; True if done.
+
+        ``on_step`` is called with (steps done, of how many, the newest entry of the log or None).
+        """
+        recipe, progress = self.recipe, self.progress
+        log = Log(self.out, progress.step) if self.team.leads else None
+        began = time.monotonic() - progress.seconds
+        entry: dict[str, Any] | None = None
+        pending = torch.zeros((), dtype=torch.float64, device=self.device)
+
+        def settle() -> None:
+            nonlocal pending
+            progress.loss_sum += float(self.team.mean(pending))
+            pending = torch.zeros_like(pending)
+            progress.seconds = time.monotonic() - began
+            if not np.isfinite(progress.loss_sum):
+                raise BitsrError(f"the loss is no finite number before step {progress.step}; lower lr or set clip_norm")
+
+        def record() -> None:
+            nonlocal entry
+            settle()
+            mean = progress.loss_sum / progress.loss_count if progress.loss_count else None
+            progress.loss_sum, progress.loss_count = 0.0, 0
+            if log is not None:
+                entry = {"step": progress.step, "loss": mean, "seconds": round(progress.seconds, 1)}
+                entry["holdout_psnr_y"] = self.validate()
+                log.write(entry)
+
+        if progress.step == 0:
+            record()
+        while progress.step < recipe.steps:
+            if until < float("inf") and self.team.decide(time.monotonic() >= until, self.device):
+                break
+            pending += self.take_step()
+            progress.loss_count += 1
+            done = progress.step == recipe.steps
+            if done or progress.step % recipe.validate_every == 0:
+                record()
+            if done or progress.step % recipe.checkpoint_every == 0:
+                settle()
+                self.save()
+            if on_step is not None:
+                on_step(progress.step, recipe.steps, entry)
+        if progress.step < recipe.steps:
+            settle()
+            self.save()
+        return progress.step == recipe.steps
+
+    def frozen(self) -> nn.Module:
+        """The averaged network as it can be evaluated, lowered and saved."""
+        return self.method.freeze(self.average.model)
+
+    def validate(self) -> float:
+        """Mean PSNR-Y in dB of the frozen network on the held-out pictures, border of ``scale`` left out."""
+        return validation_psnr(self.frozen(), self.validation, self.recipe.scale, self.device)
+
+    # ---- state ---------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        state = {"step": self.step, "model": self.model.state_dict(), "ema": self.ema.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "rng": json.dumps(self.rng.bit_generator.state)}  # fmt: skip
-        content = io.BytesIO()
-        torch.save(state, content)
-        write_atomically(self.checkpoint, content.getvalue())
+        if not self.team.leads:
+            return
+        state = {
+            "recipe": self.recipe.to_dict(), "pictures": self.data.fingerprint(), "progress": vars(self.progress),
+            "model": self.model.state_dict(), "average": self.average.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }  # fmt: skip
+        write_checkpoint(self.out, state)
 
     def resume(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True)
-        self.step = state["step"]
+        """Take up the run in the folder; raises `ConfigError` where its recipe or its pictures were others."""
+        state = read_checkpoint(self.out, self.device)
+        check_same_run(state, self.recipe.to_dict(), self.data.fingerprint())
         self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+        self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.bit_generator.state = json.loads(state["rng"])
-
-    @torch.no_grad()
-    def update_ema(self) -> None:
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        for kept, current in zip(self.ema.parameters(), self.model.parameters(), strict=True):
-            kept.lerp_(current, 1 - decay)
-
-    def record(self, loss: float, seconds: float) -> None:
-        """Append a line to the log: the mean loss since the last one, and PSNR-Y in dB on the held-out pictures."""
-        psnr = validation_psnr(self.ema, self.validation, self.recipe.scale)
-        entry = {"step": self.step, "l1": loss, "seconds": round(seconds, 1), "holdout_psnr_y": psnr}
-        with open(self.out / "log.jsonl", "a", encoding="utf-8") as log:
-            log.write(json.dumps(entry) + "\n")
-
-    def train(self, minutes: float) -> None:
-        """Until the recipe's steps are done or ``minutes`` are over; a checkpoint is written at the end."""
-        recipe = self.recipe
-        deadline, began, losses = time.monotonic() + 60 * minutes, time.monotonic(), []
-        while self.step < recipe.steps and time.monotonic() < deadline:
-            for group in self.optimizer.param_groups:
-                group["lr"] = recipe.learning_rate(self.step)
-            lr, hr = self.data.batch(recipe.batch, self.rng)
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-                output: Tensor = self.model(lr)
-            loss = (output.float() - hr).abs().mean()
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.step += 1
-            self.update_ema()
-            losses.append(loss.item())
-            if self.step % recipe.checkpoint_every == 0:
-                self.save()
-            if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
-                self.record(float(np.mean(losses)), time.monotonic() - began)
-                losses = []
-        self.save()
-        weights = {k: v.half() if v.is_floating_point() else v for k, v in self.ema.state_dict().items()}
-        weights = {k: v for k, v in weights.items() if not k.endswith(("relative_position_index", "attn_mask"))}
-        save_file(weights, self.out / "weights.safetensors", {"arch": recipe.arch, "steps": str(self.step)})
+        self.progress = Progress(**state["progress"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop and save after that long")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    run = Run(Recipe(**yaml.safe_load(options.recipe.read_text())), options.data, options.out)
-    if run.checkpoint.exists():
-        run.resume()
-    run.train(options.minutes)
-
-
-if __name__ == "__main__":
-    main()
+def validation_psnr(
+    model: nn.Module, pairs: Sequence[tuple[Picture, Picture]], scale: int, device: torch.device | str = "cpu"
+) -> float:
+    """Mean PSNR-Y in dB of (LR, HR) pictures, border of ``scale`` left out."""
+    upscale = ModuleUpscaler(model, device)
+    return float(np.mean([psnr_y(upscale(lr), hr, scale) for lr, hr in pairs]))

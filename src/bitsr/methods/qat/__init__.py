@@ -1,0 +1,1 @@
+"""Quantization-aware training: weights and quantizers are trained together, rounding in place."""
