@@ -95,10 +95,3 @@ def _halved(module: nn.Module) -> dict[str, Any]:
     derived = next((network.derived for network in NETWORKS if type(module) is network.build), ())
     state = {key: value for key, value in module.state_dict().items() if key.rpartition(".")[2] not in derived}
     return {key: (v.half() if v.is_floating_point() else v).contiguous() for key, v in state.items()}
-
-
-def frozen_network(recipe: Recipe, folders: Sequence[Path], out: Path) -> nn.Module:
-    """The averaged network of the run in ``out``, as a module that can be evaluated and saved."""
-    run = Run(recipe, folders, out)
-    run.resume()
-    return run.frozen()
