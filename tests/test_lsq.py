@@ -115,8 +115,7 @@ def test_latent_weights_round_to_the_decided_codes():
 # ---- the method ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["swinir light x4", "imdn"])
-@pytest.mark.parametrize("bits", [(4, 4), (8, 8), (3, 32)])
+@pytest.mark.parametrize("name, bits", [("swinir light x4", (4, 4)), ("imdn", (8, 8)), ("rfdn", (3, 32))])
 def test_starts_as_post_training_quantization_left_it(name, bits):
     model = make(name)
     lsq = method(w_bits=bits[0], a_bits=bits[1])
