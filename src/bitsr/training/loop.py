@@ -60,12 +60,18 @@ class Run:
         self.method = training_method(config, lambda n, size: self.data.lr_crops(n, size, recipe.seed), recipe.seed)
         self.model = self.method.prepare(start)
         self.average = Average(self.model, recipe.ema)
-        self.distiller = Distiller(recipe.distill, teacher_of(recipe, start), self.model) if recipe.distill else None
+        self.distiller = None
+        if recipe.distill is not None:
+            self.distiller = Distiller(recipe.distill, teacher_of(recipe, start).to(self.device), self.model)
         self.optimizer = make_optimizer(recipe, self.method.parameter_groups(self.model))
         self.network = self.team.wrap(self.model)
         if recipe.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
         self.progress = Progress()
+        self.pending = torch.zeros((), dtype=torch.float64, device=self.device)  # losses that are not in progress yet
+        self.log: Log | None = None
+        self.newest: dict[str, Any] | None = None  # entry of the log
+        self.began = time.monotonic()
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
@@ -91,8 +97,9 @@ class Run:
         """One update; returns the loss of this process's share, detached."""
         recipe, step = self.recipe, self.progress.step
         set_rate(self.optimizer, recipe, step)
+        lr, hr = self.batch(step)
         self.method.on_step(self.model, step, recipe.steps)
-        loss = self.loss(*self.batch(step))
+        loss = self.loss(lr, hr)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm:
@@ -112,48 +119,45 @@ class Run:
         ``on_step`` is called with (steps done, of how many, the newest entry of the log or None).
         """
         recipe, progress = self.recipe, self.progress
-        log = Log(self.out, progress.step) if self.team.leads else None
-        began = time.monotonic() - progress.seconds
-        entry: dict[str, Any] | None = None
-        pending = torch.zeros((), dtype=torch.float64, device=self.device)
-
-        def settle() -> None:
-            nonlocal pending
-            progress.loss_sum += float(self.team.mean(pending))
-            pending = torch.zeros_like(pending)
-            progress.seconds = time.monotonic() - began
-            if not np.isfinite(progress.loss_sum):
-                raise BitsrError(f"the loss is no finite number before step {progress.step}; lower lr or set clip_norm")
-
-        def record() -> None:
-            nonlocal entry
-            settle()
-            mean = progress.loss_sum / progress.loss_count if progress.loss_count else None
-            progress.loss_sum, progress.loss_count = 0.0, 0
-            if log is not None:
-                entry = {"step": progress.step, "loss": mean, "seconds": round(progress.seconds, 1)}
-                entry["holdout_psnr_y"] = self.validate()
-                log.write(entry)
-
+        self.log = Log(self.out, progress.step) if self.team.leads else None
+        self.began = time.monotonic() - progress.seconds
         if progress.step == 0:
-            record()
+            self.record()
         while progress.step < recipe.steps:
             if until < float("inf") and self.team.decide(time.monotonic() >= until, self.device):
                 break
-            pending += self.take_step()
+            self.pending += self.take_step()
             progress.loss_count += 1
             done = progress.step == recipe.steps
             if done or progress.step % recipe.validate_every == 0:
-                record()
+                self.record()
             if done or progress.step % recipe.checkpoint_every == 0:
-                settle()
                 self.save()
             if on_step is not None:
-                on_step(progress.step, recipe.steps, entry)
+                on_step(progress.step, recipe.steps, self.newest)
         if progress.step < recipe.steps:
-            settle()
             self.save()
         return progress.step == recipe.steps
+
+    def settle(self) -> None:
+        """Bring the clock and the losses of all processes into ``progress``; raises `BitsrError` where one is NaN."""
+        self.progress.loss_sum += float(self.team.mean(self.pending))
+        self.pending.zero_()
+        self.progress.seconds = time.monotonic() - self.began
+        if not np.isfinite(self.progress.loss_sum):
+            step = self.progress.step
+            raise BitsrError(f"the loss is no finite number before step {step}; lower lr or set clip_norm")
+
+    def record(self) -> None:
+        """Validate, write a line to the log, and begin a new mean of losses."""
+        self.settle()
+        progress = self.progress
+        mean = progress.loss_sum / progress.loss_count if progress.loss_count else None
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        if self.log is not None:
+            seconds = round(progress.seconds, 1)
+            self.newest = {"step": progress.step, "loss": mean, "seconds": seconds, "holdout_psnr_y": self.validate()}
+            self.log.write(self.newest)
 
     def frozen(self) -> nn.Module:
         """The averaged network as it can be evaluated, lowered and saved."""
@@ -166,6 +170,8 @@ class Run:
     # ---- state ---------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
+        """Write the checkpoint."""
+        self.settle()
         if not self.team.leads:
             return
         state = {
