@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitsr.engine.groups import Group, partition
+from bitsr.engine.groups import Group, partition, with_borders
 from bitsr.engine.memory import Memory, place
 from bitsr.engine.ops import CHANNELS_PER_WORD, Value
 from bitsr.engine.parts import share_planes
@@ -33,7 +33,7 @@ SIZES = SimpleNamespace(TILE=64, map_words=words, tile_words=lambda c, w, f: wor
 def groups_of(program: Program, height: int, width: int, fuse: bool = True, floating: Any = "f32") -> list[Group]:
     layers = {step.output: None for step in program.steps}
     groups = partition(rewrite(program, map_shapes(program, height, width), layers, floating, SIZES.TILE), fuse)
-    return share_planes(groups) if fuse else groups
+    return with_borders(share_planes(groups) if fuse else groups)
 
 
 def kinds(groups: list[Group]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsr.engine.groups import Group, partition
+from bitsr.engine.groups import Group, partition, with_borders
 from bitsr.engine.matrices import matrix_of, sign_matrix_of
 from bitsr.engine.memory import Memory, place
 from bitsr.engine.ops import Op, Value
@@ -71,7 +71,7 @@ class Engine:
         """What runs together for a picture of ``height`` x ``width``; raises `PictureError`."""
         graph = rewrite(self.program, self._shapes(height, width), self._matrices, self._floating, self._native.TILE)
         groups = partition(graph, self._fuse)
-        return share_planes(groups) if self._fuse else groups
+        return with_borders(share_planes(groups) if self._fuse else groups)
 
     def arena_bytes(self, height: int, width: int) -> int:
         """Memory that the maps of a picture of ``height`` x ``width`` take, in bytes; raises `PictureError`."""

@@ -43,11 +43,11 @@ class Group:
 
 
 def partition(graph: Graph, fuse: bool = True) -> list[Group]:
-    """The ops in groups, in the order of execution, with the ops that move values between maps and windows and those
-    that fill borders.  Without ``fuse`` every op of the graph has a group of its own."""
+    """The ops in groups, in the order of execution, with the ops that move values between maps and windows.  Without
+    ``fuse`` every op of the graph has a group of its own."""
     groups = _Partition(graph, fuse).groups
     needed = crossing(groups)
-    return _with_borders([_staged(group, needed) if group.domain.kind == "windows" else group for group in groups])
+    return [_staged(group, needed) if group.domain.kind == "windows" else group for group in groups]
 
 
 def domain_of(op: Op) -> Domain:
@@ -169,15 +169,15 @@ def _staged(group: Group, needed: set[Value]) -> Group:
     return Group(group.domain, ops)
 
 
-def _with_borders(groups: list[Group]) -> list[Group]:
-    """Borders are filled where their map is made, or in a group of rows after a group of windows or channels."""
+def with_borders(groups: list[Group]) -> list[Group]:
+    """The groups with ops that fill borders: where a map is made, or in a group of rows after one of another kind."""
     result = []
     for group in groups:
         ops: list[Op] = []
         later: dict[tuple[int, int], list[Op]] = defaultdict(list)
         for op in group.ops:
             ops.append(op)
-            if op.output is not None and op.output.border:
+            if op.output is not None and op.output.root.border:
                 fill = Op("fill_border", (op.output,), None)
                 (ops if group.domain.kind == "rows" else later[op.size]).append(fill)
         result.append(Group(group.domain, ops))
