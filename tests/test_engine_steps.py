@@ -347,6 +347,25 @@ def test_overlapping_attention_among_other_steps() -> None:
 # ---- steps together -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("paddings", [(1, 1, 1), (1, 0, 1), (0, 1, 1), (0, 0, 0), (1, 2, 1)], ids=str)
+def test_dense_convolutions(paddings: tuple[int, ...]) -> None:
+    """Each reads all maps before it, with or without a border, while its own result is put beside them."""
+    made: list[steps.Step] = []
+    tensors, seen = {}, "input"
+    for i, padding in enumerate(paddings):
+        side = 2 * padding + 1
+        tensors[f"w{i}"] = 0.3 * np.random.default_rng(i).normal(size=(3, side, side, 4 + 3 * i)).astype(np.float32)
+        made += [
+            steps.Conv2d(f"c{i}", seen, f"w{i}", padding=padding),
+            steps.Activation(f"a{i}", f"c{i}", "relu"),
+            steps.Concat(f"s{i}", (seen, f"a{i}")),
+        ]
+        seen = f"s{i}"
+    tensors["last"] = 0.3 * np.random.default_rng(9).normal(size=(4, 3, 3, 13)).astype(np.float32)
+    made += [steps.Conv2d("z", seen, "last", padding=1), steps.Add("y", "z", "input")]
+    compare(program_of(4, *made, **tensors), random_map(9, 70, 4))
+
+
 @pytest.mark.parametrize("seed", [*range(24), 130, 151, 476])  # the last ones found faults once
 def test_random_programs(seed: int) -> None:
     program, x = random_program(seed, quantized=False)

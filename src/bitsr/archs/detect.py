@@ -26,7 +26,6 @@ from bitsr.errors import ConfigError, UnknownNetwork
 
 NETWORKS: tuple[Network, ...] = (
     swinir.NETWORK,
-    hat.NETWORK,
     rfdn.NETWORK,
     imdn.NETWORK,
     edsr.NETWORK,
@@ -38,6 +37,7 @@ NETWORKS: tuple[Network, ...] = (
     srvgg.NETWORK,
     srresnet.NETWORK,
     srcnn.NETWORK,
+    hat.NETWORK,
 )
 
 
