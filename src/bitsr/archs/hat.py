@@ -71,7 +71,8 @@ class Attention(nn.Module):
 
 class WindowAttention(Attention):
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
-        return self.proj(self.attend(*self.qkv(x).chunk(3, dim=2), index, mask))
+        q, k, v = self.qkv(x).chunk(3, dim=2)
+        return self.proj(self.attend(q, k, v, index, mask))
 
 
 class ChannelAttention(nn.Module):
@@ -247,7 +248,8 @@ class HAT(nn.Module):
 
     def body(self, x: Tensor) -> Tensor:
         tokens = self.patch_embed.norm(x.permute(0, 2, 3, 1))
-        mask = shift_mask(*x.shape[2:], self.window_size, self.window_size // 2).to(x)
+        h, w = x.shape[2:]
+        mask = shift_mask(h, w, self.window_size, self.window_size // 2).to(x)
         for layer in self.layers:
             tokens = layer(tokens, self.relative_position_index_SA, self.relative_position_index_OCA, mask)
         return self.norm(tokens).permute(0, 3, 1, 2)

@@ -14,7 +14,8 @@ MASKED = -100.0  # added to the score of tokens that were no neighbours before t
 
 def window_attention(step: WindowAttention, frame: Frame) -> Array:
     arrays, x = frame.arrays, frame.values[step.qkv]
-    regions = arrays.array(shift_regions(*x.shape[:2], step.window, step.shift)) if step.shift else None
+    height, width, _ = x.shape
+    regions = arrays.array(shift_regions(height, width, step.window, step.shift)) if step.shift else None
     q, k, v = _split(arrays.roll(x, -step.shift) if step.shift else x, step, frame)
     y = _attend(q, k, v, regions, step, frame)
     return arrays.roll(y, step.shift) if step.shift else y
