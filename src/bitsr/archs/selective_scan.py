@@ -21,9 +21,9 @@ def sequential_scan(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d
     """The recurrence as it is written, token by token: what `selective_scan` is tested against."""
     h = x.new_zeros(x.shape[0], *a.shape)
     outputs = []
-    for t in range(x.shape[1]):
-        h = torch.exp(delta[:, t, :, None] * a) * h + (delta[:, t] * x[:, t])[..., None] * b[:, t, None]
-        outputs.append((h * c[:, t, None]).sum(-1))
+    for x_t, delta_t, b_t, c_t in zip(*(v.unbind(1) for v in (x, delta, b, c)), strict=True):
+        h = torch.exp(delta_t[..., None] * a) * h + (delta_t * x_t)[..., None] * b_t[:, None]
+        outputs.append((h * c_t[:, None]).sum(-1))
     return torch.stack(outputs, 1) + d * x
 
 
