@@ -172,10 +172,7 @@ def bound(work: Work) -> None:
     config = work.config
     assert isinstance(config, GranularDQ)
     names = [n for n, m in work.layers.items() if isinstance(m, QuantLayer)]
-    floating = {work.layers[n] for n in names if in_attention(work, n)} | {
-        work.layers[names[0]],
-        work.layers[names[-1]],
-    }
+    floating = {work.layers[n] for n in names if n in (names[0], names[-1]) or in_attention(work, n)}
 
     def step(layer: QuantLayer, seen: Seen) -> None:
         if layer not in floating:
@@ -191,7 +188,8 @@ def gate(work: Work) -> None:
     assert isinstance(config, GranularDQ)
     size = config.crop
     patches = [p for batch in work.batches for x in batch for p in tiles(x, size)]
-    limits = torch.quantile(torch.stack([entropy(p) for p in patches]), torch.tensor(THRESHOLDS))
+    entropies = torch.stack([entropy(p) for p in patches])
+    limits = torch.quantile(entropies, entropies.new_tensor(THRESHOLDS))
     first = next(iter(work.layers))
     channels = first_features(work.student, first, work.batches[0][:1]).shape[1]
     chooser = Gate(channels, work.seed).to(work.batches[0].device)
