@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -15,3 +16,10 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"needs the data folder: {folder} not found, set BITSR_SHARED")
     return folder
+
+
+@pytest.fixture
+def pictures() -> list[np.ndarray]:
+    """Three small calibration pictures, 24x24x3 uint8."""
+    noise = np.random.default_rng(0).random((3, 6, 6, 3))
+    return [(np.kron(p, np.ones((4, 4, 1))) * 255).astype(np.uint8) for p in noise]

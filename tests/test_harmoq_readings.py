@@ -185,12 +185,6 @@ def test_algorithm_1_diverges_as_printed_and_not_when_anchored():
     assert all(math.isfinite(v) for v in free)
 
 
-@pytest.fixture
-def pictures():
-    noise = np.random.default_rng(0).random((3, 6, 6, 3))
-    return [(np.kron(p, np.ones((4, 4, 1))) * 255).astype(np.uint8) for p in noise]
-
-
 @pytest.mark.parametrize(
     "options",
     [{"src": "sylvester"}, {"src": "random_subspace"}, {"src": "mix"}, {"src": "learned"}, {"abr_loss": "first_order"}],
