@@ -15,15 +15,19 @@ from torch import nn
 import bitsr
 from bitsr.archs.detect import descriptor_of
 from bitsr.archs.swinir import SwinIR
+from bitsr.data.pictures import write_picture
 from bitsr.errors import ConfigError
 from bitsr.format import read_program
 from bitsr.lowering import lower
 from bitsr.methods.binary.config import BSSR, Binary
 from bitsr.methods.binary.training import SignTraining, binary_layers, linears
+from bitsr.methods.trained import dump_trained, trained_config
 from bitsr.parts.frozen_binary import FrozenBinary
 from bitsr.program import steps
 from bitsr.program.counting import tensor_bytes
 from bitsr.program.reference import run
+from bitsr.training.recipe import recipe_from
+from bitsr.training.train import train
 from tiny import hwc, make, picture
 
 BINARIZERS = ("none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet")
@@ -154,14 +158,44 @@ def test_full_blocks_train_and_are_not_packed() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind,options,problem",
+    "values",
     [
-        (BSSR, {"kappa": 99.0}, "kappa lies in"),
-        (Binary, {"mask": "tmask", "keep": 1}, "tmask keeps 2 of 4"),
-        (Binary, {"unit_inputs": True}, "option of dorefa"),
-        (Binary, {"keep": 4}, "keeps some weights"),
+        {"name": "bssr", "group": 16, "tiling": "balanced", "kappa": 2, "skip": ["route"]},
+        {"name": "binary", "binarizer": "reste", "mask": "bimask"},
     ],
 )
-def test_wrong_options_are_named(kind: type, options: Mapping[str, Any], problem: str) -> None:
+def test_options_come_from_recipes(values: Mapping[str, Any]) -> None:
+    config = trained_config(values)
+    assert trained_config(dump_trained(config)) == config
+
+
+@pytest.mark.parametrize(
+    "values,problem",
+    [
+        ({"name": "bssr", "kappa": 99}, "kappa lies in"),
+        ({"name": "binary", "binarizer": "sgn"}, "binarizer is one of"),
+        ({"name": "binary", "mask": "tmask", "keep": 1}, "tmask keeps 2 of 4"),
+        ({"name": "binary", "unit_inputs": True}, "option of dorefa"),
+        ({"name": "binary", "keep": 4}, "keeps some weights"),
+    ],
+)
+def test_wrong_options_are_named(values: Mapping[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        kind(**options)
+        trained_config(values)
+
+
+def test_a_recipe_trains_bssr_to_a_packed_file(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        write_picture(tmp_path / f"photos/{i}.png", rng.integers(0, 256, (48, 48, 3), np.uint8))
+    recipe = recipe_from(
+        {
+            "arch": "swinir", "scale": 2, "steps": 2, "batch": 1, "crop": 8, "warmup": 1, "method": {"name": "bssr"},
+            "arch_args": {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 4, "img_size": 8},
+        }
+    )  # fmt: skip
+    trained = train(recipe, [tmp_path / "photos"], tmp_path / "run")
+    assert trained.done and trained.weights is not None and trained.weights.suffix == ".bitsr"
+    info = bitsr.open(trained.weights, backend="reference")
+    assert info(np.zeros((8, 8, 3), np.float32)).shape == (16, 16, 3)
