@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from bitsr.errors import ConfigError, UnsupportedLayer
+from bitsr.descriptor import Descriptor
+from bitsr.errors import ConfigError
 from bitsr.format import read_bytes, to_bytes
 from bitsr.lowering import lower
 from bitsr.methods.binary.bbcu import unit
@@ -19,6 +20,7 @@ from bitsr.methods.binary.bireal import BiRealActivation, BiRealWeight
 from bitsr.methods.binary.bssr import BSSR, BSSRLinear
 from bitsr.methods.binary.dorefa import DoReFaWeight, UnitActivation
 from bitsr.methods.binary.xnor import XNORActivation, XNORWeight
+from bitsr.parts.binarizers import RPReLU
 from bitsr.parts.binary_layers import BinaryConv2d, BinaryLinear
 from bitsr.parts.frozen_binary import FrozenBinary, freeze_layer
 from bitsr.parts.masks import Masks
@@ -224,13 +226,21 @@ def test_half_precision_keeps_scales_and_thresholds_in_two_bytes() -> None:
             )
 
 
-def test_what_is_around_a_binary_layer_is_not_packed() -> None:
-    module = make("edsr")
-    conv = module.body[0].conv1  # type: ignore[index, union-attr]
-    assert isinstance(conv, nn.Conv2d)
-    module.body[0].conv1 = freeze_layer(unit(conv))  # type: ignore[index, union-attr]
-    with pytest.raises(UnsupportedLayer, match="conv1.*RPReLU"):
-        lower(module)
+@pytest.mark.parametrize(
+    "inputs,outputs,shortcut", [(8, 8, "after"), (4, 8, "before"), (8, 4, "before"), (8, 8, "none")]
+)
+def test_shortcuts_and_activations_around_a_layer_are_packed(inputs: int, outputs: int, shortcut: Any) -> None:
+    torch.manual_seed(0)
+    rprelu = RPReLU(outputs, 1)
+    for parameter in rprelu.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    source = nn.Conv2d(inputs, outputs, 3, padding=1)
+    layer = BinaryConv2d(source, BiRealActivation(inputs, 1), BiRealWeight(), rprelu=rprelu, shortcut=shortcut)
+    network = nn.Sequential(nn.Conv2d(3, inputs, 1), freeze_layer(layer), nn.Conv2d(outputs, 3, 1)).eval()
+    network.requires_grad_(False).descriptor = Descriptor("test", 1)  # type: ignore[assignment]
+    x = torch.rand(1, 3, 6, 7)
+    expected, program = hwc(network(x)), lower(network, precision="fp32")
+    np.testing.assert_allclose(run(read_bytes(to_bytes(program)), hwc(x)), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_binary_convolutions_in_a_network() -> None:

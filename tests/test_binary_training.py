@@ -149,12 +149,24 @@ def test_layers_can_be_left_out() -> None:
         SignTraining(BSSR()).prepare(make("edsr"))
 
 
-def test_full_blocks_train_and_are_not_packed() -> None:
-    method = SignTraining(Binary(full_block=True))
-    student = method.prepare(make("swinir light x4"))
+def test_full_blocks_train_and_are_packed() -> None:
+    model = make("swinir light x4")
+    method = SignTraining(Binary(full_block=True, mask="srste"))
+    student = method.prepare(model)
     steps_of_training(method, student)
-    with pytest.raises(bitsr.errors.UnsupportedLayer, match="RPReLU"):
-        lower(method.freeze(student))
+    frozen, x = method.freeze(student), picture(model)
+    frozen.descriptor = descriptor_of(model)  # type: ignore[assignment]
+    expected, ours = hwc(frozen(x)), run(lower(frozen, precision="fp32"), hwc(x))
+    assert np.abs(ours - expected).mean() < 1e-3 * np.ptp(expected)
+
+
+def test_scales_per_pixel_are_not_packed() -> None:
+    model = make("swinir light x4")
+    method = SignTraining(Binary(binarizer="xnor"))
+    frozen = method.freeze(method.prepare(model))
+    frozen.descriptor = descriptor_of(model)  # type: ignore[assignment]
+    with pytest.raises(bitsr.errors.UnsupportedLayer, match="BinaryLinear"):
+        lower(frozen)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +189,7 @@ def test_options_come_from_recipes(values: Mapping[str, Any]) -> None:
         ({"name": "binary", "mask": "tmask", "keep": 1}, "tmask keeps 2 of 4"),
         ({"name": "binary", "unit_inputs": True}, "option of dorefa"),
         ({"name": "binary", "keep": 4}, "keeps some weights"),
+        ({"name": "binary", "binarizer": "none", "full_block": True}, "choose a binarizer"),
     ],
 )
 def test_wrong_options_are_named(values: Mapping[str, Any], problem: str) -> None:

@@ -7,6 +7,7 @@ Networks of your own: :func:`register_lowering`, or a method ``lower(self, build
 """
 
 from bitsr.lowering import (  # noqa: F401  (each registers what it lowers)
+    binary,
     blocks,
     edsr,
     espcn,

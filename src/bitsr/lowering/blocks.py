@@ -5,7 +5,6 @@ from __future__ import annotations
 from bitsr.archs.blocks import ResidualBlock
 from bitsr.lowering.builder import Builder
 from bitsr.lowering.registry import register_lowering
-from bitsr.parts.frozen_binary import FrozenBinary
 
 
 def lower_residual_block(module: ResidualBlock, builder: Builder, x: str) -> str:
@@ -13,9 +12,4 @@ def lower_residual_block(module: ResidualBlock, builder: Builder, x: str) -> str
     return builder.add(x, builder.affine(y, module.res_scale))
 
 
-def lower_binary(module: FrozenBinary, builder: Builder, x: str) -> str:
-    return builder.binary(x, module)
-
-
 register_lowering(ResidualBlock, lower_residual_block)
-register_lowering(FrozenBinary, lower_binary)

@@ -13,6 +13,7 @@ from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError, UnsupportedLayer
 from bitsr.lowering.registry import lower_module
 from bitsr.lowering.weights import channels_last, codes_of, folded_bias, quantizer_of, to_numpy
+from bitsr.parts.binarizers import RPReLU
 from bitsr.parts.frozen_binary import FrozenBinary, FrozenBinaryConv2d
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantLinear, QuantMatMul
 from bitsr.parts.matmul import MatMul
@@ -80,10 +81,8 @@ class Builder:
         return self._emit(steps.Linear, name, x=x, **self._operands(name, module))
 
     def binary(self, x: str, module: FrozenBinary) -> str:
-        """A frozen linear or convolution of signs; raises `UnsupportedLayer` where something is put around it."""
+        """The product of a frozen linear or convolution of signs, without what is put around it."""
         name = self.name_of(module)
-        if module.rprelu is not None or module.shortcut != "none":
-            raise UnsupportedLayer(f"{name}: a binary layer with an RPReLU or a shortcut of its own cannot be packed")
         self._tensors.setdefault(f"{name}.codes", module.codes.cpu().numpy())
         fields: dict[str, Any] = {
             "weight": steps.BinaryWeight(
@@ -156,12 +155,12 @@ class Builder:
             skip=self.tensor(f"{name}.skip", skip),
         )  # fmt: skip
 
-    def prelu(self, x: str, module: nn.PReLU) -> str:
-        """One slope for all channels is a leaky ReLU."""
-        name = self.name_of(module)
-        if module.weight.numel() == 1:
-            return self.activation(x, "leaky_relu", module.weight.item())
-        return self._emit(steps.PReLU, name, x=x, slopes=self.tensor(f"{name}.slopes", module.weight))
+    def prelu(self, x: str, module: nn.PReLU | RPReLU) -> str:
+        """One slope for all channels is a leaky ReLU; of an RPReLU only its PReLU."""
+        name, slopes = self.name_of(module), module.slope if isinstance(module, RPReLU) else module.weight
+        if slopes.numel() == 1:
+            return self.activation(x, "leaky_relu", slopes.item())
+        return self._emit(steps.PReLU, name, x=x, slopes=self.tensor(f"{name}.slopes", slopes))
 
     # ---- steps without tensors ----------------------------------------------------------------------------------
 

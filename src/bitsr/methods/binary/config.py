@@ -64,9 +64,8 @@ class Binary:
     """A binarizer of the literature on every linear, with an N:M mask.
 
     ``binarizer`` 'none' leaves inputs and weights in floating point, so that only the mask compresses.  ``keep`` of
-    every ``block`` weights stay where there is a ``mask``.  ``full_block`` puts the paper's RPReLU and shortcut around
-    each layer (such a network is trained and evaluated, but not packed).  ``unit_inputs``: DoReFa's own {0, 1} in the
-    place of signs.  ``skip``: as for BSSR.
+    every ``block`` weights stay where there is a ``mask``.  ``full_block`` puts an RPReLU and a shortcut around each
+    layer.  ``unit_inputs``: DoReFa's own {0, 1} in the place of signs.  ``skip``: as for BSSR.
     """
 
     binarizer: Literal["none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet"] = "reactnet"
@@ -82,5 +81,7 @@ class Binary:
             raise ConfigError(f"a mask keeps some weights of each block, not {self.keep} of {self.block}")
         if self.mask == "tmask" and (self.keep, self.block) != (2, 4):
             raise ConfigError("tmask keeps 2 of 4")
+        if self.full_block and self.binarizer == "none":
+            raise ConfigError("full_block is what surrounds binary layers: choose a binarizer")
         if self.unit_inputs and self.binarizer != "dorefa":
             raise ConfigError("unit_inputs is an option of dorefa")
