@@ -14,6 +14,7 @@ from torch import nn
 
 import bitsr
 from bitsr.archs.detect import descriptor_of
+from bitsr.archs.mambairv2 import MambaIRv2Light
 from bitsr.archs.swinir import SwinIR
 from bitsr.data.pictures import write_picture
 from bitsr.errors import ConfigError
@@ -63,10 +64,19 @@ def test_swinir_light_has_96_linears_of_691200_weights() -> None:
 
 @pytest.mark.parametrize("skip,layers,weights", [((), 180, 404_480), (("route",), 140, 368_640)])
 def test_linears_of_mambairv2_light(skip: tuple[str, ...], layers: int, weights: int) -> None:
-    network = pytest.importorskip("bitsr.archs.mambairv2")
-    chosen = dict(linears(network.MambaIRv2Light(), 4, skip))
+    chosen = dict(linears(MambaIRv2Light(), 4, skip))
     assert len(chosen) == layers
     assert sum(layer.weight.numel() for layer in chosen.values()) == weights
+
+
+def test_mambairv2_light_is_packed_with_all_its_linears_as_signs() -> None:
+    model = MambaIRv2Light(depths=(1,), num_heads=(4,)).eval()
+    method = SignTraining(BSSR())
+    frozen = method.freeze(method.prepare(model))
+    frozen.descriptor = descriptor_of(model)  # type: ignore[assignment]
+    made = lower(frozen).steps
+    assert sum(isinstance(step, steps.BinaryLinear) for step in made) == 9
+    assert {step.output.split(".")[-1] for step in made if isinstance(step, steps.Linear)} == {"x_proj", "dt_proj"}
 
 
 def test_a_packed_swinir_light_is_as_small_as_counted(tmp_path: Path) -> None:

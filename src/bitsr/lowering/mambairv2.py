@@ -9,7 +9,7 @@ from bitsr.lowering.registry import register_lowering
 
 def lower_mlp(module: GatedMLP, builder: Builder, x: str) -> str:
     hidden = builder.activation(builder.apply(x, module.fc1), "gelu")
-    half = module.fc2.weight.shape[1]
+    half = module.sg.norm.normalized_shape[0]
     first, second = builder.split(hidden, half, half)
     gate = builder.apply(builder.apply(second, module.sg.norm), module.sg.conv)
     return builder.apply(builder.mul(first, gate), module.fc2)
