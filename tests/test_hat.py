@@ -63,9 +63,14 @@ def test_a_norm_that_two_layers_read_is_not_folded() -> None:
     assert sum(".blocks." in name and name.endswith(("norm2", "attn.qkv")) for name in folded) == 4
 
 
-@pytest.mark.parametrize(
-    "config", [bitsr.MinMax(8, 8), bitsr.HarmoQ(8, 8, distill_steps=2), bitsr.HarmoQ(4, 4)], ids=str
-)
+CONFIGS = {
+    "minmax": bitsr.MinMax(8, 8),
+    "harmoq": bitsr.HarmoQ(8, 8, abr_steps=2),
+    "harmoq, 4 bit": bitsr.HarmoQ(4, 4, abr_steps=2, distill_steps=2),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_post_training_quantization(config: Any, tmp_path: Path) -> None:
     """Everything that multiplies is quantized, and the packed file computes what was simulated."""
     module = make("hat")
