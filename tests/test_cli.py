@@ -207,7 +207,7 @@ def test_compress_options_reach_the_method(
         (["--bits", "1"], "needs training"),
         (["--bits", "5"], "2, 3, 4, 6, 8"),
         (["--method", "magic"], "unknown method 'magic'"),
-        (["--set", "nonsense=1"], "no option 'nonsense'"),
+        (["--set", "nonsense=1"], "no field 'nonsense'"),
         (["--method", "percentile", "--set", "tail=2"], "tail"),
         (["--config", "missing.yaml"], "missing.yaml"),
         (["--calib", "missing"], "missing: no such folder"),

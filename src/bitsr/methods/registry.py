@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from bitsr.errors import ConfigError
+from bitsr.fields import from_values
 from bitsr.methods.ptq.config import (
     BRECQ,
     GPTQ,
@@ -84,21 +85,6 @@ def parse(value: str, annotation: Any) -> Any:
         raise ConfigError(f"{value!r} is no {annotation.__name__}") from None
 
 
-def build(kind: type[PTQConfig], values: dict[str, Any]) -> PTQConfig:
-    """A config from plain values; unknown names and wrong types are refused."""
-    hints = typing.get_type_hints(kind)
-    for key, value in values.items():
-        if key not in hints:
-            raise ConfigError(f"{kind.__name__} has no option {key!r}; it has {', '.join(hints)}")
-        hint = hints[key]
-        allowed = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None
-        if allowed is not None and value not in allowed:
-            raise ConfigError(f"{key} is one of {', '.join(map(str, allowed))}, got {value!r}")
-        if allowed is None and not isinstance(value, (int, float) if hint is float else hint):
-            raise ConfigError(f"{key} is a {hint.__name__}, got {value!r}")
-    return kind(**values)
-
-
 def config_for(
     method: str | None, w_bits: int = 4, a_bits: int = 4, scope: str = "full", overrides: dict[str, str] | None = None
 ) -> PTQConfig:
@@ -110,9 +96,9 @@ def config_for(
     values: dict[str, Any] = {"w_bits": w_bits, "a_bits": a_bits, "scope": scope}
     for key, word in (overrides or {}).items():
         if key not in hints:
-            raise ConfigError(f"method {method or BEST} has no option {key!r}; it has {', '.join(hints)}")
+            raise ConfigError(f"method {method or BEST} has no field {key!r}; it has {', '.join(hints)}")
         values[key] = parse(word, hints[key])
-    return build(kind, values)
+    return from_values(kind, values, f"method {method or BEST}")
 
 
 def dump_config(config: PTQConfig) -> dict[str, Any]:
@@ -125,7 +111,7 @@ def config_from(values: dict[str, Any]) -> PTQConfig:
     method = values.pop("method", BEST)
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    return build(METHODS[method], values)
+    return from_values(METHODS[method], values, f"method {method}")
 
 
 def load_config(path: str | Path) -> PTQConfig:
