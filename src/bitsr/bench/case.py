@@ -13,6 +13,7 @@ from bitsr.data.calibration import calibration_crops
 from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError
 from bitsr.export.floating import floating
+from bitsr.format import is_packed, read_program
 from bitsr.program import steps
 from bitsr.program.dataflow import binary_layers, packed_weights
 from bitsr.program.program import Program
@@ -58,9 +59,7 @@ def open_case(path: Path, height: int, width: int) -> Case:
     Raises:
         ConfigError: the network takes no picture as small as that.
     """
-    from bitsr.format import read_program
-
-    if path.suffix.lower() == ".bitsr":
+    if is_packed(path):
         program = read_program(path)
     else:
         import bitsr

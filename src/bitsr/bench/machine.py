@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from bitsr.runtime.backends import usable_cores
 
 PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "nncf")
 
@@ -21,7 +22,7 @@ def machine() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {"cpu": _processor(), "cores": _cores(), "isa": _isa(), "versions": versions}
+    return {"cpu": _processor(), "cores": usable_cores(), "isa": _isa(), "versions": versions}
 
 
 def _processor() -> str:
@@ -31,10 +32,6 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _isa() -> str | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bitsr.bench.case import Case, network_pictures
 from bitsr.errors import BitsrError, ConfigError
+from bitsr.format import is_packed
 from bitsr.program.program import Program
 from bitsr.program.reference import run
 
@@ -25,7 +26,7 @@ def module_of(case: Case) -> Any:
     """
     import bitsr
 
-    if not case.name.lower().endswith(".bitsr"):
+    if not is_packed(case.name):
         return bitsr.load(case.name)
     descriptor = case.twin.descriptor
     for input_range in (1.0, 255.0):  # weights do not tell it

@@ -10,7 +10,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 import bitsr
 from bitsr.cli.console import UsageError, human_bytes, print_table, working
-from bitsr.cli.models import SUFFIX, is_packed, load_checkpoint
+from bitsr.cli.models import load_checkpoint
+from bitsr.format import SUFFIX, is_packed
 from bitsr.methods.registry import config_for, dump_config, load_config
 
 

@@ -9,8 +9,8 @@ from tyro.conf import Positional, arg
 
 import bitsr
 from bitsr.cli.console import UsageError, emit_json, human_bytes, working
-from bitsr.cli.models import is_packed, load_checkpoint, need_file
-from bitsr.format import read_program
+from bitsr.cli.models import load_checkpoint, need_file
+from bitsr.format import is_packed, read_program
 
 SUFFIX = ".onnx"
 

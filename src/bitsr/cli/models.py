@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 import bitsr
 from bitsr.errors import BitsrError, CheckpointError, ConfigError
 from bitsr.evaluation.evaluate import Bicubic
+from bitsr.format import is_packed
 
-SUFFIX = ".bitsr"
 BICUBIC = "bicubic"
 
 
@@ -26,11 +26,6 @@ class Opened:
     scale: int
     backend: str
     file_bytes: int | None = None
-
-
-def is_packed(path: str | Path) -> bool:
-    """Whether the name is that of a packed file: they end in `.bitsr`."""
-    return str(path).lower().endswith(SUFFIX)
 
 
 def need_file(path: str | Path) -> Path:

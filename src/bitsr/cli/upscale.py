@@ -12,9 +12,10 @@ from tyro.conf import Positional, arg
 
 import bitsr
 from bitsr.cli.console import UsageError, counting
-from bitsr.cli.models import is_packed, load_checkpoint, need_file
+from bitsr.cli.models import load_checkpoint, need_file
 from bitsr.data.pictures import SUFFIXES, list_pictures
 from bitsr.errors import ConfigError, PictureError
+from bitsr.format import is_packed
 from bitsr.runtime.backends import Backend
 from bitsr.runtime.images import Done, Failure, upscale_files
 

@@ -69,13 +69,16 @@ class Engine:
 
     def groups(self, height: int, width: int) -> list[Group]:
         """What runs together for a picture of ``height`` x ``width``; raises `PictureError`."""
-        graph = rewrite(self.program, self._shapes(height, width), self._matrices, self._floating, self._native.TILE)
-        groups = partition(graph, self._fuse)
-        return with_borders(share_planes(groups) if self._fuse else groups)
+        return self._groups(self._shapes(height, width))
 
     def arena_bytes(self, height: int, width: int) -> int:
         """Memory that the maps of a picture of ``height`` x ``width`` take, in bytes; raises `PictureError`."""
         return 4 * place(self.groups(height, width), self._native).arena_words
+
+    def _groups(self, shapes: dict[str, Shape]) -> list[Group]:
+        graph = rewrite(self.program, shapes, self._matrices, self._floating, self._native.TILE)
+        groups = partition(graph, self._fuse)
+        return with_borders(share_planes(groups) if self._fuse else groups)
 
     def _shapes(self, height: int, width: int) -> dict[str, Shape]:
         try:
@@ -89,7 +92,8 @@ class Engine:
             if (height, width) in self._plans:
                 self._plans.move_to_end((height, width))
                 return self._plans[height, width]
-        groups, shapes = self.groups(height, width), self._shapes(height, width)
+        shapes = self._shapes(height, width)
+        groups = self._groups(shapes)
         memory = place(groups, self._native)
         made = shapes[self.program.output]
         with _refusals():

@@ -8,10 +8,11 @@ from bitsr.format.errors import (
     Truncated,
     UnsupportedVersion,
 )  # fmt: skip
+from bitsr.format.name import SUFFIX, is_packed
 from bitsr.format.reader import read_bytes, read_program
 from bitsr.format.writer import to_bytes, write_program
 
 __all__ = [
     "BadHeader", "BadMagic", "BadProgram", "ChecksumMismatch", "Truncated", "UnsupportedVersion",
-    "read_bytes", "read_program", "to_bytes", "write_program",
+    "SUFFIX", "is_packed", "read_bytes", "read_program", "to_bytes", "write_program",
 ]  # fmt: skip
