@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("bitsr._native", reason="the native engine was not built")
 
+from attention_operands import OPERANDS as SHARED
 from bitsr.engine.engine import Engine  # noqa: E402
 from bitsr.engine.rewrite import REWRITES  # noqa: E402
 from bitsr.program import steps  # noqa: E402
@@ -272,24 +273,9 @@ def test_layers_that_read_the_same_map_share_its_codes() -> None:
 
 # ---- attention ------------------------------------------------------------------------------------------------------
 
-OPERANDS: dict[str, dict[str, Quantizer]] = {
-    "float": {},
-    "8 bit": {
-        "q": Quantizer(8, -2.0, 1 / 64), "k": Quantizer(8, -2.5, 1 / 32), "attention": Quantizer(8, 0.0, 1 / 512),
-        "v": Quantizer(8, -3.0, 1 / 32),
-    },
-    "4 bit, attention from below 0": {
-        "q": Quantizer(4, -1.5, 0.25), "k": Quantizer(4, -2.25, 0.25), "attention": Quantizer(4, -0.0625, 1 / 64),
-        "v": Quantizer(4, -3.0, 0.375),
-    },
-    "symmetric q, 2 bit": {
-        "q": Quantizer(2, 0.0, 0.5), "k": Quantizer(2, -1.0, 0.75), "attention": Quantizer(2, 0.0, 0.125),
-        "v": Quantizer(2, 0.0, 0.5),
-    },
-    "scores alone": {"q": Quantizer(4, -1.5, 0.25), "k": Quantizer(4, -2.25, 0.25)},
-    "q and v alone": {"q": Quantizer(4, -1.5, 0.25), "v": Quantizer(4, -3.0, 0.375)},
+OPERANDS = SHARED | {
     "k and attention alone": {"k": Quantizer(8, -2.5, 1 / 32), "attention": Quantizer(8, 0.0, 1 / 512)},
-}  # fmt: skip
+}
 WINDOWS = [  # window, shift, heads, channels of a head, height and width in windows
     (4, 0, 2, 5, 2, 3), (4, 1, 3, 4, 5, 1), (4, 2, 1, 16, 1, 1), (7, 3, 3, 10, 2, 2), (5, 4, 2, 7, 2, 3),
     (8, 4, 6, 10, 2, 2), (8, 0, 6, 10, 1, 2), (1, 0, 2, 3, 4, 5), (2, 1, 1, 1, 3, 3), (12, 6, 2, 5, 1, 2),
