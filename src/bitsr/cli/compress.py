@@ -12,7 +12,7 @@ import bitsr
 from bitsr.cli.console import UsageError, human_bytes, print_table, working
 from bitsr.cli.models import load_checkpoint
 from bitsr.format import SUFFIX, is_packed
-from bitsr.methods.registry import config_for, dump_config, load_config
+from bitsr.methods.registry import config_for, dump_config, load_config, with_overrides
 
 
 def compress(
@@ -89,8 +89,7 @@ def choose_config(
     if file is not None:
         if any(option is not None for option in (method, bits, w_bits, a_bits, scope)):
             raise UsageError("--config holds the method, bits and scope; change single options of it with --set")
-        values = {key: str(value) for key, value in dump_config(load_config(file)).items()} | overrides
-        return config_for(values.pop("method"), overrides=values)
+        return with_overrides(load_config(file), overrides)
     if bits is not None and w_bits is not None and a_bits is not None:
         raise UsageError("give --bits, or --w-bits and --a-bits, not all three")
     both = 4 if bits is None else bits

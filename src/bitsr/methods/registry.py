@@ -75,6 +75,11 @@ def parse(value: str, annotation: Any) -> Any:
     """A word of the command line as the type of a config's field."""
     if typing.get_origin(annotation) is typing.Literal:
         return value
+    if typing.get_origin(annotation) is dict:
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"{value!r} is no mapping as YAML writes it") from None
     if annotation is bool:
         if value.lower() not in ("true", "false", "1", "0", "yes", "no"):
             raise ConfigError(f"{value!r} is neither true nor false")
@@ -92,13 +97,22 @@ def config_for(
     kind = METHODS.get(method or BEST)
     if kind is None:
         raise ConfigError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {"w_bits": w_bits, "a_bits": a_bits, "scope": scope}
-    for key, word in (overrides or {}).items():
-        if key not in hints:
-            raise ConfigError(f"method {method or BEST} has no field {key!r}; it has {', '.join(hints)}")
-        values[key] = parse(word, hints[key])
+    values = {"w_bits": w_bits, "a_bits": a_bits, "scope": scope} | parse_all(overrides or {}, kind, method or BEST)
     return from_values(kind, values, f"method {method or BEST}")
+
+
+def parse_all(words: dict[str, str], kind: type[PTQConfig], method: str) -> dict[str, Any]:
+    """The values of options as they are typed."""
+    hints = typing.get_type_hints(kind)
+    for key in words:
+        if key not in hints:
+            raise ConfigError(f"method {method} has no field {key!r}; it has {', '.join(hints)}")
+    return {key: parse(word, hints[key]) for key, word in words.items()}
+
+
+def with_overrides(config: PTQConfig, words: dict[str, str]) -> PTQConfig:
+    """``config`` with options as they are typed."""
+    return config_from(dump_config(config) | parse_all(words, type(config), name_of(config)))
 
 
 def dump_config(config: PTQConfig) -> dict[str, Any]:

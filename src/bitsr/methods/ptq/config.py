@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from bitsr.errors import ConfigError
 
@@ -17,22 +18,44 @@ class PTQConfig:
     ``w_bits`` / ``a_bits``: 2, 3, 4, 6 or 8; 16 and 32 leave the operand in floating point.  ``scope``: 'full'
     packs every layer (in transformers the convolutions at 8 bit; in CNNs the first and last convolution and the
     channel/spatial attention branches at 8 bit); 'paper' quantizes what the papers do (transformers: linears and
-    attention matmuls only; CNNs: every body convolution at the given bits).
+    attention matmuls only; CNNs: every body convolution at the given bits).  ``layer_bits``: layer name -> (weight
+    bits, activation bits) of layers that differ from that; [weight bits, activation bits] in files.
     """
 
     w_bits: int = 4
     a_bits: int = 4
     scope: Literal["full", "paper"] = "full"
+    layer_bits: dict[str, tuple[int, int]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("w_bits", "a_bits"):
-            if getattr(self, name) not in BITS:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)}: post-training quantization takes {', '.join(map(str, BITS))} bits"
-                    " (1 bit needs training)"
-                )
+            check_bits(name, getattr(self, name))
         if self.scope not in ("full", "paper"):
             raise ConfigError(f"scope is 'full' or 'paper', got {self.scope!r}")
+        object.__setattr__(self, "layer_bits", pairs(self.layer_bits))
+
+    @property
+    def fewest_bits(self) -> int:
+        """Of any weight or activation."""
+        return min(self.w_bits, self.a_bits, *(bits for pair in self.layer_bits.values() for bits in pair))
+
+
+def check_bits(name: str, bits: int) -> None:
+    if bits not in BITS:
+        known = ", ".join(map(str, BITS))
+        raise ConfigError(f"{name}={bits}: post-training quantization takes {known} bits (1 bit needs training)")
+
+
+def pairs(given: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """``layer_bits`` as typed or read from a file, checked."""
+    found = {}
+    for name, bits in given.items():
+        if not isinstance(bits, list | tuple) or len(bits) != 2:
+            raise ConfigError(f"layer_bits: {name} takes [weight bits, activation bits], got {bits!r}")
+        for value in bits:
+            check_bits(f"layer_bits: {name}", value)
+        found[str(name)] = (bits[0], bits[1])
+    return found
 
 
 @dataclass(frozen=True)
@@ -253,6 +276,8 @@ class GranularDQ(PTQConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.layer_bits:
+            raise ConfigError("Granular-DQ chooses bits itself; layer_bits are for the other methods")
         if (self.w_bits, self.a_bits) != (8, 8):
             raise ConfigError(
                 f"Granular-DQ has weights of 8 bits and chooses those of activations itself, got W{self.w_bits}"

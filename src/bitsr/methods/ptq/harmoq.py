@@ -191,6 +191,6 @@ def stages(config: HarmoQ) -> list[Stage]:
             TILES if config.src in SPATIAL else 0,
         )
     )
-    if config.distill_steps and min(config.w_bits, config.a_bits) < 8:  # nothing is left to gain at 8 bit
+    if config.distill_steps and config.fewest_bits < 8:  # nothing is left to gain at 8 bit
         whole.append(distill)
     return whole

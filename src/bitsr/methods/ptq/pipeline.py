@@ -63,7 +63,7 @@ def begin(model: nn.Module, pictures: Sequence[NDArray[np.uint8]], config: PTQCo
     student = copy.deepcopy(teacher)
     batches = [b.to(next(model.parameters()).device) for b in to_batches(pictures, getattr(model, "descriptor", None))]
     bits = assign_bits(teacher, execution_order(teacher, batches[0][:1]), config)
-    if not bits and min(config.w_bits, config.a_bits) < 16:
+    if not bits and min(config.w_bits, config.a_bits) < 16 and not config.layer_bits:
         raise ConfigError(f"{type(model).__name__} has no linear layer or convolution that could be compressed")
     work = Work(teacher, student, batches, config, seed)
     for name, (w_bits, a_bits) in bits.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
+from bitsr.errors import ConfigError
 from bitsr.methods.ptq.config import PTQConfig
 from bitsr.parts.layers import replaceable
 from bitsr.parts.matmul import MatMul
@@ -36,7 +38,12 @@ def assign_bits(model: nn.Module, order: Sequence[str], config: PTQConfig) -> di
 
     A network may name its sensitive branches in ``eight_bit`` (parts of layer names, such as 'esa'): they stay at 8
     bit; and in ``floating`` those that stay as they are, a router that decides by tiny differences, for example.
+    ``config.layer_bits`` goes before all that.
+
+    Raises `ConfigError` where that names no layer.
     """
+    check_names(config.layer_bits, order)
+    ran = order
     untouched: Sequence[str] = getattr(model, "floating", ())
     order = [name for name in order if not set(untouched) & set(name.split("."))]
     asked = (config.w_bits, config.a_bits)
@@ -55,4 +62,13 @@ def assign_bits(model: nn.Module, order: Sequence[str], config: PTQConfig) -> di
             bits[name] = (edge[0], edge[1])
         else:
             bits[name] = asked
-    return {name: (w, a) for name, (w, a) in bits.items() if min(w, a) < 16}
+    bits |= config.layer_bits
+    return {name: bits[name] for name in ran if name in bits and min(bits[name]) < 16}
+
+
+def check_names(asked: Iterable[str], known: Sequence[str]) -> None:
+    """Raises `ConfigError` for the first name that is not known."""
+    for name in asked:
+        if name not in known:
+            near = get_close_matches(name, known, 3) or known[:3]
+            raise ConfigError(f"layer_bits: no layer {name} that could be compressed; near: {', '.join(near)}")
