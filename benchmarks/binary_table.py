@@ -1,10 +1,11 @@
-"""Rows of results/binary.csv: networks of signs trained from one checkpoint with one budget, as packed files.
+"""Rows of results/binary*.csv: networks of signs trained from one checkpoint with one budget, as packed files.
 
-python benchmarks/binary_table.py --init swinir_2x2_x4.safetensors --data PHOTOS --sets Set5 Set14 --steps 400
+python benchmarks/binary_table.py --init swinir_2x2_x4.safetensors --data PHOTOS --sets Set5 Set14 --steps 300
 
-``method`` is the entry of the recipe; everything else is equal for all rows and stands in them.  Finished rows stay,
-and a run that was stopped goes on.  ``fp_psnr_y`` is that of the checkpoint; the row "full precision" is the checkpoint
-trained on with the same budget.
+Each row has its entries of the recipe (`method`, for BSSR+ also `distill`); everything else is equal for all rows and
+stands in them.  Finished rows stay, and a run that was stopped goes on.  ``fp_psnr_y`` is that of the checkpoint; the
+row "full precision" is the checkpoint trained on with the same budget.  ``holdout_psnr_y`` is that of held-out training
+pictures, by which options are chosen; without ``--sets`` nothing else is measured.
 """
 
 from __future__ import annotations
@@ -12,100 +13,142 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import bitsr
 from bitsr.training.recipe import Recipe, recipe_from
-from bitsr.training.train import train
+from bitsr.training.train import Trained, train
 
-METHODS: dict[str, dict[str, Any]] = {
+BINARIZERS = {"DoReFa": "dorefa", "Re-STE": "reste", "BiPer": "biper", "BHViT": "bhvit"}
+MASKS = {"SR-STE": "srste", "Bi-Mask": "bimask", "DRC-lite": "drc"}
+
+
+def bssr(**options: Any) -> dict[str, Any]:
+    return {"method": {"name": "bssr", **options}}
+
+
+def binary(binarizer: str, mask: str) -> dict[str, Any]:
+    return {"method": {"name": "binary", "binarizer": binarizer, "mask": mask}}
+
+
+PLUS: dict[str, Any] = {"method": {"name": "bssr_plus"}, "distill": {"output": 1.0}}
+
+ROWS: dict[str, dict[str, Any]] = {
+    "BSSR": bssr(),
+    "BSSR+": PLUS,
+    **{f"{b} + {m}": binary(BINARIZERS[b], MASKS[m]) for m in MASKS for b in BINARIZERS},
     "full precision": {},
-    "2:4 in floating point": {"name": "binary", "binarizer": "none", "mask": "srste"},
-    "BSSR": {"name": "bssr"},
-    "BSSR, dense": {"name": "bssr", "keep": 4, "block": 4},
-    "ReActNet, dense": {"name": "binary", "binarizer": "reactnet"},
-    "BHViT + SR-STE": {"name": "binary", "binarizer": "bhvit", "mask": "srste"},
-    "Re-STE + SR-STE": {"name": "binary", "binarizer": "reste", "mask": "srste"},
-    "DoReFa + SR-STE": {"name": "binary", "binarizer": "dorefa", "mask": "srste"},
-    "BiPer + SR-STE": {"name": "binary", "binarizer": "biper", "mask": "srste"},
-    "BHViT + Bi-Mask": {"name": "binary", "binarizer": "bhvit", "mask": "bimask"},
-    "BSSR, surrogate of normal weights": {"name": "bssr", "surrogate_of": "normal"},
-    "BSSR, scale per row": {"name": "bssr", "tiling": "row"},
-    "BSSR, rho 0": {"name": "bssr", "rho": 0.0},
+    "2:4 in floating point": binary("none", "srste"),
+    "BSSR, no mask": bssr(keep=4),
+    # Tables 2 and 3 of the paper
+    "BSSR, K 16": bssr(group=16),
+    "BSSR, K 64": bssr(group=64),
+    "BSSR, kappa 0.25": bssr(kappa=0.25),
+    "BSSR, kappa 2": bssr(kappa=2),
+    "BSSR, kappa 4": bssr(kappa=4),
+    "BSSR, rho 0": bssr(rho=0.0),
+    # what motivates the paper, and our other readings
+    "BSSR, binarized first": bssr(order="binarize"),
+    "BSSR, mask of the start": binary("bhvit", "asp"),
+    "BSSR, surrogate of normal weights": bssr(surrogate_of="normal"),
 }
+
 COLUMNS = [
-    "model", "method", "options", "seed", "steps", "batch", "crop", "lr", "dataset", "images", "fp_psnr_y", "psnr_y",
-    "gap", "ssim_y", "bytes", "train_seconds",
+    "model", "method", "options", "seed", "steps", "batch", "crop", "lr", "holdout_psnr_y", "dataset", "images",
+    "fp_psnr_y", "psnr_y", "gap", "ssim_y", "bytes", "train_seconds",
 ]  # fmt: skip
 
 
-def recipe_of(method: dict[str, Any], options: argparse.Namespace) -> Recipe:
+def recipe_of(entries: dict[str, Any], options: argparse.Namespace) -> Recipe:
     return recipe_from(
         {
-            "init": str(options.init), "scale": options.scale, "method": method, "steps": options.steps,
-            "batch": options.batch, "crop": options.crop, "lr": options.lr, "warmup": 10, "ema": 0.98,
-            "seed": options.seed, "checkpoint_every": 50, "validate_every": options.steps, "validation_pictures": 3,
+            "init": str(options.init), "scale": options.scale, "steps": options.steps, "batch": options.batch,
+            "crop": options.crop, "lr": options.lr, "warmup": 10, "ema": 0.98, "seed": options.seed,
+            "checkpoint_every": 50, "validate_every": options.steps, "validation_pictures": 20, **entries,
         }
     )  # fmt: skip
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    new = not path.exists()
+    with open(path, "a", newline="") as out:
+        table = csv.DictWriter(out, COLUMNS, lineterminator="\n", restval="")
+        if new:
+            table.writeheader()
+        table.writerow(row)
+
+
+def packed(trained: Trained, scale: int) -> Path:
+    """The packed file of a run; one of full precision is packed here."""
+    if trained.weights is None:
+        raise SystemExit(trained.unpacked)
+    if trained.weights.suffix == ".bitsr":
+        return trained.weights
+    file = trained.weights.with_name("model.bitsr")
+    bitsr.save(bitsr.load(trained.weights, scale=scale), file)
+    return file
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--init", type=Path, required=True, help="checkpoint in full precision")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training pictures")
-    parser.add_argument("--sets", type=Path, nargs="+", required=True, help="benchmark sets")
-    parser.add_argument("--only", nargs="*", default=list(METHODS), help="names of methods")
+    parser.add_argument("--sets", type=Path, nargs="*", default=[], help="benchmark sets")
+    parser.add_argument("--only", nargs="*", default=list(ROWS), help="names of rows")
+    parser.add_argument("--entries", default="{}", help="JSON: more entries of the recipe, for trials of one row")
     parser.add_argument("--out", type=Path, default=Path("results/binary.csv"))
     parser.add_argument("--runs", type=Path, default=Path("runs/binary"))
-    for name, default in (("scale", 4), ("steps", 400), ("batch", 8), ("crop", 32), ("seed", 0)):
+    for name, default in (("scale", 4), ("steps", 300), ("batch", 4), ("crop", 32), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--lr", type=float, default=1e-3)
     options = parser.parse_args()
 
-    start = bitsr.load(options.init, scale=options.scale)
-    bitsr.save(start, options.runs.with_suffix(".fp.bitsr"))
-    floating = bitsr.open(options.runs.with_suffix(".fp.bitsr"), threads=1)
-    full = {folder.name: bitsr.evaluate(floating, folder, options.scale) for folder in options.sets}
+    options.runs.mkdir(parents=True, exist_ok=True)
+    start = options.runs / f"{options.init.stem}.bitsr"
+    bitsr.save(bitsr.load(options.init, scale=options.scale), start)
+    floating = bitsr.open(start, threads=1)
+    full = {folder: bitsr.evaluate(floating, folder, options.scale) for folder in options.sets}
     for name in options.only:
-        recipe = recipe_of(METHODS[name], options)
-        key = {"model": options.init.stem, "method": name, "seed": str(recipe.seed), "steps": str(recipe.steps)}
-        if any(all(row[k] == v for k, v in key.items()) for row in rows_of(options.out)):
+        extra = json.loads(options.entries)
+        method = ROWS[name].get("method", {}) | extra.pop("method", {})
+        entries = {**ROWS[name], **extra, "method": method}
+        recipe = recipe_of(entries, options)
+        row: dict[str, Any] = {
+            "model": options.init.stem, "method": name, "options": json.dumps(entries), "seed": recipe.seed,
+            "steps": recipe.steps, "batch": recipe.batch, "crop": recipe.crop, "lr": recipe.lr,
+        }  # fmt: skip
+        if any(all(old[k] == str(v) for k, v in row.items()) for old in read_rows(options.out)):
             continue
-        folder = options.runs / f"{name.replace(' ', '_')}_{recipe.seed}_{recipe.steps}"
+        digest = zlib.crc32(json.dumps(recipe.to_dict()).encode())
+        folder = options.runs / f"{re.sub('[^a-zA-Z0-9]+', '_', name)}_{digest:08x}"
         trained = train(recipe, options.data, folder, resume=True)
-        if trained.weights is None:
-            raise SystemExit(f"{name}: {trained.unpacked}")
-        file = trained.weights
-        if file.suffix != ".bitsr":
-            file = folder / "model.bitsr"
-            bitsr.save(bitsr.load(trained.weights, scale=options.scale), file)
+        row["holdout_psnr_y"] = f"{trained.entry['holdout_psnr_y']:.4f}"
+        row["train_seconds"] = trained.entry["seconds"]
+        print(name, row["options"], row["seed"], row["lr"], row["holdout_psnr_y"], flush=True)
+        file = packed(trained, options.scale)
+        row["bytes"] = file.stat().st_size
+        if not options.sets:
+            append_row(options.out, row)
         model = bitsr.open(file, threads=1)
-        results = {data.name: bitsr.evaluate(model, data, options.scale) for data in options.sets}
-        new = not options.out.exists()
-        with open(options.out, "a", newline="") as out:
-            table = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-            if new:
-                table.writeheader()
-            for data, result in results.items():
-                before = full[data].psnr_y
-                table.writerow(
-                    key | {
-                        "options": json.dumps(METHODS[name]), "batch": recipe.batch, "crop": recipe.crop,
-                        "lr": recipe.lr, "dataset": data, "images": result.images, "fp_psnr_y": f"{before:.4f}",
-                        "psnr_y": f"{result.psnr_y:.4f}", "gap": f"{result.psnr_y - before:.4f}",
-                        "ssim_y": f"{result.ssim_y:.4f}", "bytes": file.stat().st_size,
-                        "train_seconds": trained.entry["seconds"],
-                    }
-                )  # fmt: skip
-                print(name, data, f"{result.psnr_y:.2f} ({result.psnr_y - before:+.2f})", flush=True)
+        for data in options.sets:
+            result, before = bitsr.evaluate(model, data, options.scale), full[data].psnr_y
+            row |= {
+                "dataset": data.name, "images": result.images, "fp_psnr_y": f"{before:.4f}",
+                "psnr_y": f"{result.psnr_y:.4f}", "gap": f"{result.psnr_y - before:.4f}",
+                "ssim_y": f"{result.ssim_y:.4f}",
+            }  # fmt: skip
+            append_row(options.out, row)
+            print("   ", data.name, f"{result.psnr_y:.2f} ({result.psnr_y - before:+.2f})", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,14 +75,14 @@ class WindowAttention(nn.Module):
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        b, n, c = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         scores = self.matmul_qk(q * self.scale, k.transpose(-2, -1)) + self.position_bias()
         if mask is not None:
             windows = mask.shape[0]
             scores = (scores.view(-1, windows, self.heads, n, n) + mask[None, :, None]).view(b, self.heads, n, n)
         attended = self.matmul_av(scores.softmax(dim=-1), v)
-        return self.proj(attended.transpose(1, 2).reshape(b, n, c))
+        return self.proj(attended.transpose(1, 2).reshape(b, n, -1))
 
 
 class Mlp(nn.Module):

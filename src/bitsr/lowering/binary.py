@@ -1,4 +1,4 @@
-"""Layers of signs with what super-resolution papers put around them: an RPReLU and a shortcut."""
+"""Layers of signs with what super-resolution papers put around them: branches, an RPReLU and a shortcut."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import numpy as np
 from bitsr.lowering.builder import Builder
 from bitsr.lowering.registry import register_lowering
 from bitsr.parts.binarizers import RPReLU
+from bitsr.parts.branches import Diagonal, LowRank
 from bitsr.parts.frozen_binary import FrozenBinary
 
 
 def lower_binary(module: FrozenBinary, builder: Builder, x: str) -> str:
     y = builder.binary(x, module)
+    for branch in module.branches:
+        y = builder.add(y, builder.apply(x, branch))
     if module.shortcut == "before":
-        y = builder.add(y, _matched(module, builder, x))
+        y = builder.add(y, _shortcut(module, builder, x))
     if module.rprelu is not None:
         y = builder.apply(y, module.rprelu)
-    return builder.add(y, _matched(module, builder, x)) if module.shortcut == "after" else y
+    return builder.add(y, _shortcut(module, builder, x)) if module.shortcut == "after" else y
 
 
 def lower_rprelu(module: RPReLU, builder: Builder, x: str) -> str:
@@ -24,9 +27,20 @@ def lower_rprelu(module: RPReLU, builder: Builder, x: str) -> str:
     return builder.affine(builder.prelu(moved, module), 1.0, module.after.tolist())
 
 
-def _matched(module: FrozenBinary, builder: Builder, x: str) -> str:
+def lower_diagonal(module: Diagonal, builder: Builder, x: str) -> str:
+    return builder.affine(_matched(module.inputs, len(module.factor), builder, x), module.factor.tolist())
+
+
+def lower_low_rank(module: LowRank, builder: Builder, x: str) -> str:
+    return builder.apply(builder.apply(x, module.down), module.up)
+
+
+def _shortcut(module: FrozenBinary, builder: Builder, x: str) -> str:
+    return _matched(sum(module.groups), len(module.scale), builder, x)
+
+
+def _matched(inputs: int, outputs: int, builder: Builder, x: str) -> str:
     """The input with as many channels as the output: repeated, or means of neighbours, see `binary_layers.matched`."""
-    inputs, outputs = sum(module.groups), len(module.scale)
     if inputs <= outputs:
         return x if inputs == outputs else builder.concat(*[x] * (outputs // inputs))
     means = np.kron(np.eye(outputs), np.full(inputs // outputs, outputs / inputs))
@@ -35,3 +49,5 @@ def _matched(module: FrozenBinary, builder: Builder, x: str) -> str:
 
 register_lowering(FrozenBinary, lower_binary)
 register_lowering(RPReLU, lower_rprelu)
+register_lowering(Diagonal, lower_diagonal)
+register_lowering(LowRank, lower_low_rank)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bitsr.errors import ConfigError
 from bitsr.fields import from_values
-from bitsr.methods.binary.config import BSSR, Binary
+from bitsr.methods.binary.config import BSSR, Binary, BSSRPlus
 from bitsr.methods.qat.config import LSQ
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bitsr.methods.training_method import TrainingMethod
 
-TRAINED: dict[str, type] = {"lsq": LSQ, "bssr": BSSR, "binary": Binary}
+TRAINED: dict[str, type] = {"lsq": LSQ, "bssr": BSSR, "bssr_plus": BSSRPlus, "binary": Binary}
 FULL_PRECISION = "none"
 
 
@@ -60,6 +60,10 @@ def training_method(config: Any, crops: LRCrops, seed: int) -> TrainingMethod:
             from bitsr.methods.qat.lsq import LearnedSteps
 
             return LearnedSteps(config, crops, seed)
+        case BSSRPlus():
+            from bitsr.methods.binary.plus_training import PlusTraining
+
+            return PlusTraining(config, crops, seed)
         case BSSR() | Binary():
             from bitsr.methods.binary.training import SignTraining
 

@@ -23,6 +23,8 @@ class BinaryLayer(nn.Module):
         masks: N:M sparsity of the weight; it is chosen on the latent weight first, binarized second.
         rprelu: of the result, None for none.
         shortcut: add the input (its channels repeated or averaged where widths differ) before or after the RPReLU.
+
+    ``branches`` take the input as it comes, and their outputs are added to the product.
     """
 
     weight: nn.Parameter
@@ -38,6 +40,7 @@ class BinaryLayer(nn.Module):
         self.bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
         self.activation, self.binarizer, self.masks = activation, binarizer, masks
         self.rprelu, self.shortcut = rprelu, shortcut
+        self.branches = nn.ModuleList()
 
     def binarized(self) -> tuple[Tensor, Tensor | None]:
         """(+-scale at every place, mask)."""
@@ -105,7 +108,9 @@ class BinaryConv2d(BinaryLayer):
 
 
 def surrounded(x: Tensor, y: Tensor, layer: Any) -> Tensor:
-    """The product ``y`` of the input ``x`` with the layer's RPReLU and shortcut."""
+    """The product ``y`` of the input ``x`` with the layer's branches, RPReLU and shortcut."""
+    for branch in layer.branches:
+        y = y + branch(x)
     passed = 0.0 if layer.shortcut == "none" else matched(x, y.shape[layer.channel_axis], layer.channel_axis)
     if layer.shortcut == "before":
         y = y + passed

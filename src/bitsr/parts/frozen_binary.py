@@ -36,6 +36,7 @@ class FrozenBinary(nn.Module):
         self.keep, self.block = (1, 1) if source.masks is None else (source.masks.keep, source.masks.block)
         self.groups = source.binarizer.groups or (inputs,)
         self.channel_axis, self.rprelu, self.shortcut = source.channel_axis, source.rprelu, source.shortcut
+        self.branches = source.branches
         threshold, flipped = source.activation.thresholds()
         values, bias = _moved_to_signs(values, mask, source)
 

@@ -54,12 +54,22 @@ class BSQ(WeightBinarizer):
         self.groups = self.scales.sizes
         self.kappa = new_kappa(config, (rows, 1)) if kappa is None else kappa
 
-    def forward(self, weight: Tensor, mask: Tensor | None = None) -> Tensor:
-        kept = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
-        mean = self.scales.mean(weight, kept).detach()
+    def group_mean(self, weight: Tensor, kept: Tensor) -> Tensor:
+        """What is subtracted before the sign is taken."""
+        return self.scales.mean(weight, kept).detach()
+
+    def group_scale(self, weight: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
+        """That of each place's group."""
         size = (weight - mean if self.config.scale_from == "centred" else weight).abs()
         scale = self.scales.mean(size, kept)
-        scale = scale if self.config.scale_gradient else scale.detach()
+        return scale if self.config.scale_gradient else scale.detach()
+
+    def forward(self, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+        kept = torch.ones_like(weight, dtype=torch.bool)
+        if mask is not None and self.config.order == "mask":
+            kept = mask
+        mean = self.group_mean(weight, kept)
+        scale = self.group_scale(weight, mean, kept)
         centred = (weight - mean).detach()
         normal = centred / scale.detach().clamp(min=torch.finfo(weight.dtype).tiny)
         z = normal if self.config.surrogate_of == "normal" else weight.detach()
@@ -86,10 +96,14 @@ class BSSRActivation(ActivationBinarizer):
 class BSSRMasks(Masks):
     """The largest of each block, chosen anew in every forward pass; what is not kept gets no gradient of the loss."""
 
-    def __init__(self, config: BSSR) -> None:
+    def __init__(self, config: BSSR, *, dense_gradient: bool = False) -> None:
         coupled = config.rho if config.decay_mode == "grad" else 0.0
-        super().__init__(config.keep, config.block, dense_gradient=False, decay=coupled)
+        super().__init__(config.keep, config.block, dense_gradient=dense_gradient, decay=coupled)
+        self.by_size = config.order == "mask"
         self.shrink = config.rho * config.decay_rate if config.decay_mode == "decoupled" else 0.0
+
+    def mask(self, weight: Tensor) -> Tensor:
+        return super().mask(weight if self.by_size else torch.ones_like(weight))
 
     @torch.no_grad()
     def on_step(self, weight: Tensor, step: int, steps: int) -> None:

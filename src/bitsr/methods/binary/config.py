@@ -14,8 +14,10 @@ KAPPA_RANGE = (0.05, 16.0)
 class BSSR:
     """How BSSR's linears are made and trained.
 
-    Forward: ``keep`` of every ``block`` weights stay, ``group`` inputs share a scale, ``tiling`` says what happens
-    where they do not fill a row (see `scale_groups.group_sizes`).  ``scale_from`` 'raw' is mean |W| as printed,
+    Forward: ``keep`` of every ``block`` weights stay.  ``order`` 'mask' chooses them by their size and takes statistics
+    of those alone; 'binarize' takes them of all weights, and then all weights of a block are equally large, so that the
+    first ones stay (the order that the paper argues against).  ``group`` inputs share a scale, ``tiling`` says what
+    happens where they do not fill a row (see `scale_groups.group_sizes`).  ``scale_from`` 'raw' is mean |W| as printed,
     'centred' mean |W - mean|, the least-squares scale of the signs.  ``add_mean`` adds the mean of the group back to
     its kept weights, which then are no signs any more and cannot be packed.
 
@@ -34,6 +36,7 @@ class BSSR:
 
     keep: int = 2
     block: int = 4
+    order: Literal["mask", "binarize"] = "mask"
     group: int = 32
     tiling: Literal["ragged", "balanced", "row", "flat"] = "ragged"
     scale_from: Literal["raw", "centred"] = "raw"
@@ -60,16 +63,54 @@ class BSSR:
 
 
 @dataclass(frozen=True)
+class BSSRPlus(BSSR):
+    """BSSR with what makes the same file better; each part is an option, and without any of them this is BSSR.
+
+    ``start`` 'least_squares': shifts, signs, masks and scales are fitted layer by layer to what the full-precision
+    layer makes of ``calibration`` LR crops of ``calibration_size`` pixels, see `sign_start`.  ``learned_scale``: the
+    scales of the groups are parameters.  ``masked_gradient``: weights that are not kept get the gradient of the loss as
+    well, so that they can come back.  ``soft_until``: up to this share of the steps inputs turn from tanh(z) into their
+    sign.
+
+    Two parts cost bytes and are off: ``diagonal``, a shortcut with a factor per output, and ``rank``, a low-rank branch
+    in half precision.
+    """
+
+    surrogate_of: Literal["raw", "normal"] = "normal"
+    kappa: float = 1.0
+    start: Literal["weights", "least_squares"] = "least_squares"
+    calibration: int = 16
+    calibration_size: int = 48
+    learned_scale: bool = True
+    masked_gradient: bool = True
+    soft_until: float = 0.0
+    diagonal: bool = False
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.soft_until < 1:
+            raise ConfigError(f"soft_until is a share of the steps below 1, got {self.soft_until}")
+        if self.calibration < 1 or self.calibration_size < 1 or self.rank < 0:
+            raise ConfigError("calibration needs crops with pixels, and a rank is not negative")
+        if self.start == "least_squares" and not self.learned_scale:
+            raise ConfigError("start least_squares fits scales: it needs learned_scale")
+        if self.learned_scale and self.tiling == "flat":
+            raise ConfigError("learned scales need groups that end with their row, not tiling flat")
+
+
+@dataclass(frozen=True)
 class Binary:
     """A binarizer of the literature on every linear, with an N:M mask.
 
     ``binarizer`` 'none' leaves inputs and weights in floating point, so that only the mask compresses.  ``keep`` of
-    every ``block`` weights stay where there is a ``mask``.  ``full_block`` puts an RPReLU and a shortcut around each
-    layer.  ``unit_inputs``: DoReFa's own {0, 1} in the place of signs.  ``skip``: as for BSSR.
+    every ``block`` weights stay where there is a ``mask``; 'drc' is no mask but removes half of the channels inside
+    each block.  ``full_block`` puts an RPReLU and a shortcut around each layer.  ``unit_inputs``: DoReFa's own {0, 1}
+    in the place of signs.  ``skip``: as for BSSR.
     """
 
     binarizer: Literal["none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet"] = "reactnet"
-    mask: Literal["none", "srste", "bimask", "tmask", "sste", "asp"] = "none"
+    mask: Literal["none", "srste", "bimask", "tmask", "sste", "asp", "drc"] = "none"
     keep: int = 2
     block: int = 4
     full_block: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,9 +20,11 @@ from bitsr.methods.binary.reste import ReSTEActivation, ReSTEWeight
 from bitsr.methods.binary.xnor import XNORActivation, XNORWeight
 from bitsr.methods.masks.asp import ASP
 from bitsr.methods.masks.bimask import BiMask
+from bitsr.methods.masks.drc import halve_channels
 from bitsr.methods.masks.srste import SRSTE
 from bitsr.methods.masks.sste import SSTE
 from bitsr.methods.masks.tmask import TMask
+from bitsr.methods.trained import dump_trained
 from bitsr.methods.training_method import FullPrecision
 from bitsr.parts.binarizers import ActivationBinarizer, RPReLU, WeightBinarizer
 from bitsr.parts.binary_layers import BinaryLayer, BinaryLinear
@@ -34,18 +35,33 @@ from bitsr.parts.masks import Masks
 class SignTraining(FullPrecision):
     """Every linear becomes a binary one; what a binarizer learns beside the weights gets no weight decay."""
 
+    linear: type[BSSRLinear] = BSSRLinear
+
     def __init__(self, config: BSSR | Binary) -> None:
         self.config = config
 
     def prepare(self, model: nn.Module) -> nn.Module:
         student = super().prepare(model)
-        make = _maker(self.config)
+        if isinstance(self.config, Binary) and self.config.mask == "drc":
+            halve_channels(student)
+        make = self.maker()
         chosen = dict(linears(student, self.config.block if _masked(self.config) else 1, self.config.skip))
         if not chosen:
             raise ConfigError("the network has no linear layers to binarize")
         for name, source in chosen.items():
             _put(student, name, make(source))
         return student.train()
+
+    def maker(self) -> Callable[[nn.Linear], BinaryLinear]:
+        """What makes a linear's binary twin."""
+        config = self.config
+        if isinstance(config, Binary):
+            return lambda source: baseline_layer(source, config)
+        kind = self.linear
+        if config.kappa_scope != "global":
+            return lambda source: kind(source, config)
+        weights, inputs = new_kappa(config, ()), new_kappa(config, ())
+        return lambda source: kind(source, config, weights, inputs)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -64,8 +80,8 @@ class SignTraining(FullPrecision):
         for name, layer in list(frozen.named_modules()):
             if isinstance(layer, BinaryLayer):
                 _put(frozen, name, _frozen(layer))
-        name = "bssr" if isinstance(self.config, BSSR) else "binary"
-        frozen.compression = {"method": name, **dataclasses.asdict(self.config)}  # type: ignore[assignment]
+        options = dump_trained(self.config)
+        frozen.compression = {"method": options.pop("name"), **options}  # type: ignore[assignment]
         return frozen.requires_grad_(False).eval()
 
 
@@ -81,7 +97,7 @@ def binary_layers(model: nn.Module) -> Iterator[BinaryLayer]:
 
 
 def _masked(config: BSSR | Binary) -> bool:
-    return isinstance(config, BSSR) or config.mask != "none"
+    return isinstance(config, BSSR) or config.mask not in ("none", "drc")
 
 
 def _put(root: nn.Module, name: str, layer: nn.Module) -> None:
@@ -97,15 +113,6 @@ def _beside(layer: BinaryLayer) -> Iterator[nn.Parameter]:
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------------
-
-
-def _maker(config: BSSR | Binary) -> Callable[[nn.Linear], BinaryLinear]:
-    if isinstance(config, Binary):
-        return lambda source: baseline_layer(source, config)
-    if config.kappa_scope != "global":
-        return lambda source: BSSRLinear(source, config)
-    weights, inputs = new_kappa(config, ()), new_kappa(config, ())
-    return lambda source: BSSRLinear(source, config, weights, inputs)
 
 
 def baseline_layer(source: nn.Linear, config: Binary) -> BinaryLinear:
@@ -145,9 +152,9 @@ def _weight(source: nn.Linear, config: Binary) -> WeightBinarizer:
 def _masks(source: nn.Linear, config: Binary) -> Masks | None:
     weight, keep, block = source.weight.detach(), config.keep, config.block
     kinds: dict[str, Callable[[], Masks | None]] = {
-        "none": lambda: None, "srste": lambda: SRSTE(keep, block), "bimask": lambda: BiMask(weight, keep, block),
-        "tmask": lambda: TMask(weight), "sste": lambda: SSTE(weight, keep, block),
-        "asp": lambda: ASP(weight, keep, block),
+        "none": lambda: None, "drc": lambda: None, "srste": lambda: SRSTE(keep, block),
+        "bimask": lambda: BiMask(weight, keep, block), "tmask": lambda: TMask(weight),
+        "sste": lambda: SSTE(weight, keep, block), "asp": lambda: ASP(weight, keep, block),
     }  # fmt: skip
     return kinds[config.mask]()
 

@@ -1,0 +1,121 @@
+"""BSSR+: the file of BSSR, trained better.
+
+What is ours here, part by part (`BSSRPlus` switches each of them):
+
+- The start.  BSSR takes signs, mask and scales from the full-precision weights as they are, though their inputs become
+  signs.  Here they are fitted to the outputs on real inputs, layer after layer, see `sign_start`.
+- Scales of the groups are parameters.  Those of BSSR follow from the weights and get no gradient.
+- The surrogate of the weights' signs is that of normal weights, W / scale; on raw weights of 0.05 a tanh of slope 0.5
+  is a constant.
+- Weights that are not kept get the gradient of the loss (as in SR-STE), so that the mask can move.
+- Inputs turn from tanh(z) into sign(z) in the course of training.
+- A diagonal and a low-rank branch on the unrounded input, in half precision: the only parts that cost bytes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bitsr.methods.binary.bssr import BSQ, BSSRActivation, BSSRLinear, BSSRMasks
+from bitsr.methods.binary.config import BSSRPlus
+from bitsr.methods.binary.sign_start import fit_signs, latent_weight, lloyd_thresholds
+from bitsr.methods.ptq.svdquant import low_rank, second_moment_root
+from bitsr.parts.binary_layers import matched
+from bitsr.parts.branches import Diagonal, LowRank
+
+
+class LearnedScales(BSQ):
+    """mask * s_k * sign(W), each s_k a parameter; as a gain on its start, so that one learning rate suits all."""
+
+    start_scale: Tensor
+
+    def __init__(self, weight: Tensor, config: BSSRPlus, kappa: nn.Parameter | None = None) -> None:
+        rows, width = weight.shape
+        super().__init__(rows, width, config, kappa)
+        kept = BSSRMasks(config).mask(weight)
+        firsts = torch.tensor((0, *self.groups[:-1])).cumsum(0)  # type: ignore[index]
+        scale = self.scales.mean(weight.detach().abs(), kept)[:, firsts]
+        self.register_buffer("start_scale", scale)
+        self.gain = nn.Parameter(torch.ones_like(scale))
+
+    def group_mean(self, weight: Tensor, kept: Tensor) -> Tensor:
+        return torch.zeros_like(weight)
+
+    def group_scale(self, weight: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
+        sizes = torch.tensor(self.groups, device=weight.device)
+        scale = (self.start_scale * self.gain.abs()).repeat_interleave(sizes, 1)
+        return torch.where(kept, scale, scale.detach())
+
+
+class SoftenedActivation(BSSRActivation):
+    """sign(z) in the end, on the way there a mixture with tanh(kappa z), whose gradient it has anyway."""
+
+    softness = 0.0
+
+    def __init__(self, channels: int, config: BSSRPlus, kappa: nn.Parameter | None = None) -> None:
+        super().__init__(channels, config, kappa)
+        self.soft_until = config.soft_until
+
+    def forward(self, x: Tensor) -> Tensor:
+        signs = super().forward(x)
+        if not (self.softness and self.training and self.kappa is not None):
+            return signs
+        soft = (self.kappa * self.moved(x)).tanh()
+        return signs + self.softness * (soft - signs).detach()
+
+    def on_step(self, step: int, steps: int) -> None:
+        until = self.soft_until * steps
+        self.softness = max(0.0, 1 - step / until) if until else 0.0
+
+
+class BSSRPlusLinear(BSSRLinear):
+    """A linear of signs whose scales are learned, with branches."""
+
+    config: BSSRPlus
+
+    def __init__(
+        self, source: nn.Linear, config: BSSRPlus, kappa_w: nn.Parameter | None = None,
+        kappa_a: nn.Parameter | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(source, config, kappa_w, kappa_a)
+        self.activation = SoftenedActivation(source.in_features, config, kappa_a)
+        self.masks = BSSRMasks(config, dense_gradient=config.masked_gradient)
+        if config.learned_scale:
+            self.binarizer = LearnedScales(self.weight, config, kappa_w)
+        if config.diagonal:
+            self.branches.append(Diagonal(source.in_features, source.out_features))
+        if config.rank:
+            self.branches.append(LowRank(source.in_features, source.out_features, config.rank))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, target: Tensor) -> None:
+        """Start as the layer of signs that makes the rows ``target`` (N, out) out of the rows ``x`` (N, in) best."""
+        activation, binarizer = self.activation, self.binarizer
+        assert isinstance(binarizer, LearnedScales) and activation.gain is not None and activation.shift is not None
+        assert binarizer.groups is not None and self.masks is not None
+        rest = target
+        for branch in self.branches:
+            fit_branch(branch, x, rest)
+            rest = rest - branch(x)
+        activation.gain.copy_(1 / x.std(0).clamp_min(1e-6))
+        activation.shift.copy_(-lloyd_thresholds(x) * activation.gain)
+        fitted = fit_signs(activation(x), rest, binarizer.groups, self.masks.keep, self.masks.block)
+        self.weight.copy_(latent_weight(fitted, binarizer.groups))
+        binarizer.start_scale.copy_(fitted.scale)
+        if self.bias is not None:
+            self.bias.copy_(fitted.bias)
+
+
+def fit_branch(branch: nn.Module, x: Tensor, target: Tensor) -> None:
+    """By least squares, of centred values: the bias takes the means."""
+    x, y = x - x.mean(0), target - target.mean(0)
+    if isinstance(branch, Diagonal):
+        passed = matched(x, y.shape[1], -1)
+        branch.factor.copy_((passed * y).sum(0) / passed.square().sum(0).clamp_min(1e-12))
+    elif isinstance(branch, LowRank):
+        root = second_moment_root(x)
+        full = torch.cholesky_solve(x.double().T @ y.double() / len(x), root).T
+        up, down = low_rank(full.float(), branch.down.out_features, root)
+        branch.down.weight.copy_(down)
+        branch.up.weight.copy_(up)
