@@ -14,9 +14,8 @@ from bitsr.data.benchmark import open_set
 from bitsr.data.pictures import write_picture
 from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError, PictureError
-from bitsr.evaluation.evaluate import Result, bicubic, evaluate
+from bitsr.evaluation.evaluate import bicubic, evaluate
 from bitsr.evaluation.metrics import psnr_rgb, psnr_y, ssim_rgb, ssim_y
-from bitsr.evaluation.table import to_csv, to_markdown
 from bitsr.runtime.color import from_float, from_network, rgb_to_y, rgb_to_ycbcr, to_float, to_network, ycbcr_to_rgb
 from bitsr.runtime.padding import crop_to, pad_to_minimum
 
@@ -197,29 +196,3 @@ def test_a_picture_too_small_for_ssim_is_named(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", noise(14, 14))
     with pytest.raises(PictureError, match="a: SSIM needs at least 11x11"):
         evaluate(bicubic(2), tmp_path, 2)
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def rows() -> list[Result]:
-    return [
-        Result("fp", "Set5", 4, 5, 32.0, 0.9, "torch", 1.0, 4000),
-        Result("fp", "Set14", 4, 14, 28.0, 0.8, "torch", 1.0, 4000),
-        Result("w4a4", "Set5", 4, 5, 31.5, 0.89, "torch", 1.0, 900),
-    ]
-
-
-def test_tables_give_the_gap() -> None:
-    lines = to_csv(rows(), "fp").splitlines()
-    assert lines[0].startswith("model,dataset,scale,images,psnr_y,ssim_y,gap_db")
-    assert lines[3].startswith("w4a4,Set5,4,5,31.5000,0.89000,-0.5000,900,")
-    table = to_markdown(rows(), "fp")
-    assert "| w4a4 | 31.50 / 0.8900 (-0.50) | - | 900 |" in table
-    assert "| fp | 32.00 / 0.9000 | 28.00 / 0.8000 | 4,000 |" in table
-
-
-def test_tables_without_and_with_a_missing_reference() -> None:
-    assert to_csv(rows()).splitlines()[3].startswith("w4a4,Set5,4,5,31.5000,0.89000,,900,")
-    with pytest.raises(ConfigError, match="'fp32'"):
-        to_markdown(rows(), "fp32")

@@ -30,3 +30,7 @@ class UnsupportedLayer(BitsrError):
 
 class ConfigError(BitsrError):
     """An option or a configuration value is unknown, out of range, or contradicts another."""
+
+
+class ResultsError(BitsrError):
+    """A file of results lacks columns or rows, or has text where a number belongs."""

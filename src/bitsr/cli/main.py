@@ -19,6 +19,7 @@ from bitsr.cli.demo import demo
 from bitsr.cli.eval import evaluate
 from bitsr.cli.export import export
 from bitsr.cli.info import info
+from bitsr.cli.table import table
 from bitsr.cli.train import train
 from bitsr.cli.upscale import upscale
 from bitsr.errors import BitsrError
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "export": export,
     "data": data,
+    "table": table,
 }
 
 DESCRIPTION = """Compress image super-resolution networks to few bits and run the packed result.
