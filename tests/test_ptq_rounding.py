@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import tiny
+from bitsr.methods.compress import compress
 from bitsr.methods.ptq import brecq, qdrop
 from bitsr.methods.ptq.adaround import annealed_beta, learn_rounding, reconstruct_layer, regularizer
 from bitsr.methods.ptq.bounds import dobi, minmax, shrunk
@@ -20,7 +21,7 @@ from bitsr.methods.ptq.pipeline import (
 )
 from bitsr.methods.ptq.reconstruct import Unit, activations_kept, blocks_of, mixed, passing
 from bitsr.methods.registry import config_for
-from bitsr.parts.layers import QuantLayer, QuantLinear
+from bitsr.parts.layers import QuantLayer, QuantLinear, quantized_layers
 from bitsr.parts.quantizer import AffineQuantizer, SymmetricQuantizer
 from bitsr.parts.undecided import BoundedWeight, LearnedRounding, inverse_rectified_sigmoid, rectified_sigmoid
 from ptq_quick import NETWORKS, QUICK, quick
@@ -156,6 +157,28 @@ def test_blocks_are_units_and_what_is_left_stands_alone(pictures):
     assert units["conv_first"] == ["conv_first"]
 
 
+@pytest.mark.parametrize(
+    "name,first,more",
+    [
+        ("hat", "layers.0.residual_group.blocks.0", ["layers.0.residual_group.overlap_attn", "conv_last"]),
+        ("mambairv2 light x4", "layers.0.residual_group.layers.0", ["layers.0.residual_group.layers.1", "upsample.0"]),
+        ("rrdbnet x4", "body.0", ["conv_body", "conv_hr"]),
+        ("srresnet x4", "trunk.0", ["conv2.0", "conv3"]),
+    ],
+)
+def test_networks_name_their_blocks(name, first, more, pictures):
+    """Each block is reconstructed as a whole, with the masks and indices that it takes beside the picture."""
+    model = tiny.make(name)
+    small = compress(model, quick("brecq", 2), pictures)
+    assert all(layer.decided is not None for layer in quantized_layers(small).values() if isinstance(layer, QuantLayer))
+    work = begin(model, pictures, quick("brecq"), 0)
+    units = blocks_of(work)
+    assert len(units[first]) > 1 and set(more) <= set(units)
+    inputs, targets, others = passing(work.teacher, first, work.batches)
+    unit = Unit(work.teacher.get_submodule(first), [], inputs, inputs, targets, others)
+    assert unit.error() < 1e-9
+
+
 @pytest.mark.parametrize("fit,method", [(brecq.fit_block, "brecq"), (qdrop.fit_block, "qdrop")])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_reconstruction_brings_a_block_closer_than_rounding_to_the_nearest(fit, method, name, pictures):
@@ -163,9 +186,9 @@ def test_reconstruction_brings_a_block_closer_than_rounding_to_the_nearest(fit, 
     work = begin(model, pictures, config_for(method, 2, 8, overrides=QUICK[method] | {"steps": "60"}), 0)
     brecq.prepare(256)(work)
     name, names = list(blocks_of(work).items())[1]
-    inputs, targets = passing(model, name, work.batches)
+    inputs, targets, others = passing(model, name, work.batches)
     module = work.student.get_submodule(name).requires_grad_(False)
-    unit = Unit(module, [work.layers[n] for n in names], inputs, inputs, targets)
+    unit = Unit(module, [work.layers[n] for n in names], inputs, inputs, targets, others)
     nearest = copy.deepcopy(unit)
     for layer in nearest.module.modules():
         if isinstance(layer, QuantLayer):

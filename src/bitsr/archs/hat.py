@@ -161,6 +161,11 @@ class AttentionBlocks(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.overlap_attn = overlap_attn
 
+    def forward(self, x: Tensor, index: Tensor, index_overlap: Tensor, mask: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, index, mask)
+        return self.overlap_attn(x, index_overlap)
+
 
 class RHAG(nn.Module):
     """Residual hybrid attention group."""
@@ -171,10 +176,7 @@ class RHAG(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 3, 1, 1)
 
     def forward(self, x: Tensor, index: Tensor, index_overlap: Tensor, mask: Tensor) -> Tensor:
-        y = x
-        for block in self.residual_group.blocks:
-            y = block(y, index, mask)
-        y = self.residual_group.overlap_attn(y, index_overlap)
+        y = self.residual_group(x, index, index_overlap, mask)
         return x + self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -188,6 +190,8 @@ class HAT(nn.Module):
     mean: Tensor
     relative_position_index_SA: Tensor
     relative_position_index_OCA: Tensor
+    blocks = (HAB, OCAB)
+    residual_groups = (AttentionBlocks,)
 
     def __init__(
         self, upscale: int = 4, in_chans: int = 3, window_size: int = 16, compress_ratio: int = 24,

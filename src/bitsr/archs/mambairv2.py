@@ -194,6 +194,11 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
+    def forward(self, x: Tensor, position_index: Tensor, mask: Tensor, noise: bool) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, position_index, mask, noise)
+        return x
+
 
 class ASSB(nn.Module):
     """A group of layers, a convolution, a skip."""
@@ -204,9 +209,7 @@ class ASSB(nn.Module):
         self.conv = residual_conv(dim, kind)
 
     def forward(self, x: Tensor, position_index: Tensor, mask: Tensor, noise: bool) -> Tensor:
-        y = x
-        for layer in self.residual_group.layers:
-            y = layer(y, position_index, mask, noise)
+        y = self.residual_group(x, position_index, mask, noise)
         return x + self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -218,6 +221,8 @@ class MambaIRv2Light(nn.Module):
 
     mean: Tensor
     relative_position_index_SA: Tensor
+    blocks = (AttentiveLayer,)
+    residual_groups = (BasicBlock,)
     floating = ("route", "CPE", "sg")  # parts that compression leaves alone: the router, and depthwise convolutions
 
     def __init__(

@@ -56,6 +56,8 @@ class RRDBNet(nn.Module):
     works on fewer pixels: 2 in Real-ESRGAN x2, 4 in x1, 1 elsewhere.  The picture is then reflect-padded to a multiple.
     """
 
+    blocks = (RRDB,)
+
     def __init__(
         self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_block: int = 23, num_grow_ch: int = 32,
         upscale: int = 4, unshuffle: int = 1,

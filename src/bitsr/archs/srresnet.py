@@ -47,6 +47,8 @@ class SRResNet(nn.Module):
     have a ``bias``.
     """
 
+    blocks = (ResidualBlock,)
+
     def __init__(
         self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_block: int = 16, upscale: int = 4,
         bias: bool = False, ending: Literal["clip", "tanh"] = "clip",

@@ -39,6 +39,7 @@ class Unit:
     """One block of the compressed network: its inputs in both networks and what it should put out, picture by picture.
 
     ``inputs`` come from the quantized prefix, ``full`` from the full-precision network; ``targets`` are its outputs.
+    ``others`` is what the block takes beside the picture, the same for every one: indices and masks of windows.
     """
 
     module: nn.Module
@@ -46,6 +47,11 @@ class Unit:
     inputs: Tensor
     full: Tensor
     targets: Tensor
+    others: tuple[object, ...] = ()
+
+    def run(self, x: Tensor) -> Tensor:
+        """The block's output for a part of the inputs."""
+        return self.module(x, *self.others)
 
     def quantizers(self) -> list[AffineQuantizer]:
         """Of activations; not those of weights."""
@@ -58,7 +64,7 @@ class Unit:
     def error(self) -> float:
         """Mean squared error of the block's output, relative to the target's variance."""
         parts = zip(self.inputs.split(4), self.targets.split(4), strict=True)
-        errors = [(self.module(x) - y).square().sum() for x, y in parts]
+        errors = [(self.run(x) - y).square().sum() for x, y in parts]
         return float(sum(errors, torch.zeros(())) / self.targets.numel() / self.targets.var())
 
 
@@ -70,14 +76,17 @@ class _Passed(Exception):
 
 
 @torch.no_grad()
-def passing(model: nn.Module, name: str, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(inputs, outputs) of module ``name``, over all ``batches``."""
+def passing(model: nn.Module, name: str, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor, tuple[object, ...]]:
+    """(inputs, outputs) of module ``name``, over all ``batches``, and what else it takes, as the last one gave it."""
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
+    others: tuple[object, ...] = ()
 
     def keep(_module: nn.Module, x: tuple[Tensor, ...], y: Tensor) -> None:
+        nonlocal others
         inputs.append(x[0])
         outputs.append(y)
+        others = x[1:]
         raise _Passed
 
     handle = model.get_submodule(name).register_forward_hook(keep)
@@ -89,7 +98,7 @@ def passing(model: nn.Module, name: str, batches: Sequence[Tensor]) -> tuple[Ten
                 continue
     finally:
         handle.remove()
-    return torch.cat(inputs), torch.cat(outputs)
+    return torch.cat(inputs), torch.cat(outputs), others
 
 
 def blockwise(fit: Fit) -> Stage:
@@ -98,10 +107,10 @@ def blockwise(fit: Fit) -> Stage:
     def stage(work: Work) -> None:
         work.student.requires_grad_(False)
         for name, names in blocks_of(work).items():
-            full, targets = passing(work.teacher, name, work.batches)
-            inputs, _ = passing(work.student, name, work.batches)
+            full, targets, others = passing(work.teacher, name, work.batches)
+            inputs, _, _ = passing(work.student, name, work.batches)
             layers = [work.layers[n] for n in names]
-            fit(Unit(work.student.get_submodule(name), layers, inputs, full, targets), work)
+            fit(Unit(work.student.get_submodule(name), layers, inputs, full, targets, others), work)
             for layer in layers:
                 if isinstance(layer, QuantLayer):
                     layer.decide()
@@ -158,7 +167,7 @@ def descend(
         x, target = unit.inputs[chosen], unit.targets[chosen]
         if full_inputs:
             x = mixed(unit.full[chosen], x, full_inputs, generator)
-        loss = reconstruction_loss(unit.module(x) / deviation, target / deviation, power)
+        loss = reconstruction_loss(unit.run(x) / deviation, target / deviation, power)
         beta = annealed_beta(number / steps)
         if regularization and beta is not None:
             terms = [regularizer(rounding.up(), beta) for rounding in unit.roundings()]
