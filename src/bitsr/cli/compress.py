@@ -10,9 +10,12 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 import bitsr
 from bitsr.cli.console import UsageError, human_bytes, print_table, working
+from bitsr.cli.goal import compress_for, parse_goal
 from bitsr.cli.models import load_checkpoint
 from bitsr.format import SUFFIX, is_packed
 from bitsr.methods.registry import config_for, dump_config, load_config, with_overrides
+
+DEFAULT_BITS, FEWEST_BITS = 4, 2
 
 
 def compress(
@@ -28,6 +31,8 @@ def compress(
     config: Annotated[Path | None, arg(metavar="FILE")] = None,
     options: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(name="set", metavar="KEY=VALUE ...")] = (),
     scope: Annotated[Literal["paper", "full"] | None, arg(metavar="paper|full")] = None,
+    budget: Annotated[str | None, arg(metavar="SIZE|SHARE")] = None,
+    max_drop: Annotated[float | None, arg(metavar="DB")] = None,
     precision: Literal["fp16", "fp32"] = "fp16",
     scale: Annotated[int | None, arg(metavar="N")] = None,
     color: Literal["rgb", "y", "ycbcr"] | None = None,
@@ -49,6 +54,8 @@ def compress(
         config: YAML or JSON file with the method and its options, instead of --method, --bits and --scope
         options: options of the method, for example --set distill_steps=0
         scope: full packs every layer; paper leaves out what the papers leave out (default: full)
+        budget: bits per layer under a limit: 300KiB of file, 80% of the BitOps of --bits, or both: 300KiB,80%
+        max_drop: bits per layer, the cheapest that lose at most so many dB; --bits, 2 if left out, is then the least
         precision: of the numbers that stay in floating point
         scale: of a checkpoint that does not tell it (SRCNN); a check for all others
         color: what the network's channels are, where the checkpoint does not tell it
@@ -59,19 +66,29 @@ def compress(
     """
     if not is_packed(output):
         raise UsageError(f"-o {output}: the name of a packed file ends in {SUFFIX}")
-    chosen = choose_config(method, bits, w_bits, a_bits, scope, config, [word for group in options for word in group])
+    goal = parse_goal(budget, max_drop)
+    words = [word for group in options for word in group]
+    default = DEFAULT_BITS if max_drop is None else FEWEST_BITS
+    chosen = choose_config(method, bits, w_bits, a_bits, scope, config, words, default)
     module = load_checkpoint(model, device, threads, scale=scale, color=color, input_range=input_range)
-    crops = bitsr.calibration_crops(calib, module.descriptor.scale, seed=seed)
     start = time.perf_counter()
-    with working(f"compressing {model.name} to W{chosen.w_bits}A{chosen.a_bits}"):
-        small = bitsr.compress(module, chosen, crops, seed=seed).cpu()
+    if goal is None:
+        crops = bitsr.calibration_crops(calib, module.descriptor.scale, seed=seed)
+        with working(f"compressing {model.name} to W{chosen.w_bits}A{chosen.a_bits}"):
+            small = bitsr.compress(module, chosen, crops, seed=seed).cpu()
+    else:
+        with working(f"choosing bits for the layers of {model.name}"):
+            small = compress_for(goal, module, chosen, calib, precision, seed).cpu()
     seconds = time.perf_counter() - start
     output.parent.mkdir(parents=True, exist_ok=True)
     bitsr.save(small, output, precision=precision)
     before, after = model.stat().st_size, output.stat().st_size
-    method, bits_used = dump_config(chosen)["method"], f"W{chosen.w_bits}A{chosen.a_bits}"
+    method, bits_used = dump_config(chosen)["method"], f"W{chosen.w_bits}A{chosen.a_bits}" if goal is None else "mixed"
     row = (output, method, bits_used, human_bytes(after), f"{after / before:.3f}", f"{seconds:.1f}")
     print_table(("packed file", "method", "bits", "size", "of checkpoint", "seconds"), [row])
+    if max_drop is not None:
+        lost: Any = small.compression
+        print(f"loss on held-out crops: {lost['drop_db']:.3f} dB of PSNR-Y (measured)")
     return 0
 
 
@@ -83,6 +100,7 @@ def choose_config(
     scope: str | None,
     file: Path | None,
     words: list[str],
+    default_bits: int = DEFAULT_BITS,
 ) -> Any:
     """The method's config from the command line's options, or from a file and `--set` on top of it."""
     overrides = dict(split_word(word) for word in words)
@@ -92,7 +110,7 @@ def choose_config(
         return with_overrides(load_config(file), overrides)
     if bits is not None and w_bits is not None and a_bits is not None:
         raise UsageError("give --bits, or --w-bits and --a-bits, not all three")
-    both = 4 if bits is None else bits
+    both = default_bits if bits is None else bits
     return config_for(
         method,
         both if w_bits is None else w_bits,

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsr.data.benchmark import crop_to_multiple
+from bitsr.data.benchmark import Pair, crop_to_multiple
 from bitsr.data.imresize import imresize
 from bitsr.data.pictures import list_pictures, read_rgb
 from bitsr.errors import PictureError
 
 BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "calibration"
+HOLD_OUT = 10  # every so many pictures one is held out, where there are twice as many
+
+Pictures = str | Path | Sequence[Path] | None
 
 
 def calibration_crops(
-    folder: str | Path | None, scale: int, count: int = 32, size: int = 64, seed: int = 0
+    folder: Pictures, scale: int, count: int = 32, size: int = 64, seed: int = 0
 ) -> list[NDArray[np.uint8]]:
     """``count`` LR crops, each ``size`` x ``size`` x 3 uint8, from HR pictures; the same for the same arguments.
 
-    The pictures are those of ``folder``, or of ``folder/HR``, or the bundled ones for None.  Each is reduced by
-    ``scale`` with the MATLAB-exact bicubic, as a network meets its input in evaluation.  A picture too small for that
-    is reduced only so far that its short side is ``size``: sharper than true LR, but in the same range of values.
-    One smaller than the crop itself is left out.  Pictures take turns in random order, so all are used before one is
-    used twice; crops are flipped at random.
+    The pictures are those of ``folder``, or of ``folder/HR``, or a list of files, or the bundled ones for None.  Each
+    is reduced by ``scale`` with the MATLAB-exact bicubic, as a network meets its input in evaluation.  A picture too
+    small for that is reduced only so far that its short side is ``size``: sharper than true LR, but in the same range
+    of values. One smaller than the crop itself is left out.  Pictures take turns in random order, so all are used
+    before one is used twice; crops are flipped at random.
 
     Raises `PictureError` if no picture is large enough.
     """
-    if folder is None:
-        paths = list_pictures(BUNDLED)
-    else:
-        inner = Path(folder) / "HR"
-        paths = list_pictures(inner if inner.is_dir() else folder)
-
+    paths = paths_of(folder)
     rng = np.random.default_rng(seed)
     crops: list[NDArray[np.uint8]] = []
     low: dict[Path, NDArray[np.uint8]] = {}
@@ -46,8 +45,64 @@ def calibration_crops(
                 crops.append(random_crop(low[path], size, rng))
         order = [path for path in order if path not in low or min(low[path].shape[:2]) >= size]
         if not order:
-            raise PictureError(f"{folder}: no picture is at least {size}x{size}, which calibration crops need")
+            raise PictureError(f"{place(folder)}: no picture is at least {size}x{size}, which calibration crops need")
     return crops
+
+
+def held_out_pairs(folder: Pictures, scale: int, count: int = 16, size: int = 64, seed: int = 0) -> list[Pair]:
+    """``count`` pairs of an LR crop, ``size`` x ``size`` x 3 uint8, and its HR, for choices that calibration should
+    not judge itself; the same for the same arguments.
+
+    LR is made from the whole picture, as in evaluation.  Pictures too small for a crop are left out; those that are
+    left take turns.  Raises `PictureError` if there is none.
+    """
+    rng = np.random.default_rng((seed, 1))
+    paths = paths_of(folder)
+    whole: list[Pair] = []
+    for i in rng.permutation(len(paths)):
+        hr = crop_to_multiple(read_rgb(paths[i]), scale)
+        if min(hr.shape[:2]) >= size * scale:
+            whole.append(Pair(paths[i].name, imresize(hr, 1 / scale), hr))
+        if len(whole) == count:
+            break
+    if not whole:
+        side = size * scale
+        raise PictureError(f"{place(folder)}: no picture is at least {side}x{side}, which held-out crops need")
+    return [random_pair(whole[n % len(whole)], size, scale, rng) for n in range(count)]
+
+
+def split(folder: Pictures) -> tuple[list[Path], list[Path]]:
+    """(pictures to calibrate on, pictures to judge on): every tenth is held out.  Of fewer than 20 all serve for both,
+    and only the places of the crops differ."""
+    paths = paths_of(folder)
+    if len(paths) < 2 * HOLD_OUT:
+        return paths, paths
+    return [p for i, p in enumerate(paths) if i % HOLD_OUT != HOLD_OUT - 1], paths[HOLD_OUT - 1 :: HOLD_OUT]
+
+
+def paths_of(folder: Pictures) -> list[Path]:
+    """Picture files: of ``folder``, of ``folder/HR``, the bundled ones for None, or those that are listed."""
+    if folder is None:
+        return list_pictures(BUNDLED)
+    if not isinstance(folder, str | Path):
+        return list(folder)
+    inner = Path(folder) / "HR"
+    return list_pictures(inner if inner.is_dir() else folder)
+
+
+def place(folder: Pictures) -> str:
+    """How an error names the pictures."""
+    if folder is None or isinstance(folder, str | Path):
+        return str(folder or BUNDLED)
+    return str(folder[0].parent) if folder else "an empty list"
+
+
+def random_pair(pair: Pair, size: int, scale: int, rng: np.random.Generator) -> Pair:
+    """The same random place of both pictures."""
+    y, x = (int(rng.integers(length - size + 1)) for length in pair.lr.shape[:2])
+    lr = pair.lr[y : y + size, x : x + size]
+    hr = pair.hr[y * scale : (y + size) * scale, x * scale : (x + size) * scale]
+    return Pair(pair.name, np.ascontiguousarray(lr), np.ascontiguousarray(hr))
 
 
 def reduced(hr: NDArray[np.uint8], scale: int, size: int) -> NDArray[np.uint8]:
