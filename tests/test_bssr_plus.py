@@ -137,6 +137,15 @@ def test_the_start_is_nearer_to_the_teacher_than_its_weights_are() -> None:
     assert distances[1] < 0.7 * distances[0]
 
 
+def test_a_resumed_run_is_not_fitted_again() -> None:
+    model = make("swinir light x4")
+    method = plus(rank=2, diagonal=True)
+    state = method.prepare(model).state_dict()
+    method.crops = None  # type: ignore[assignment]
+    rebuilt = method.rebuild(model, state).state_dict()
+    assert state.keys() == rebuilt.keys() and all(torch.equal(rebuilt[key], value) for key, value in state.items())
+
+
 def test_branches_take_a_part_of_the_start() -> None:
     torch.manual_seed(0)
     x = torch.randn(500, 8) @ torch.randn(8, 24)

@@ -1,5 +1,7 @@
 """LSQ: values and gradients of learned steps, the start from post-training bounds, and what freezing leaves."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ from safetensors.torch import load_file
 
 import bitsr
 from bitsr.archs.upscaler import ModuleUpscaler
+from bitsr.methods.ptq.config import HarmoQ
 from bitsr.methods.qat.config import LSQ
 from bitsr.methods.qat.lsq import LearnedGrid, LearnedQuantizer, LearnedSteps, LearnedWeight, latent
+from bitsr.methods.registry import METHODS
 from bitsr.methods.trained import dump_trained, trained_config
 from bitsr.parts.layers import QuantLayer, quantized_layers
 from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
@@ -176,3 +180,28 @@ def test_training_brings_the_network_back_to_its_teacher_and_packs_it(tmp_path):
     losses = [entry["loss"] for entry in read_log(tmp_path / "run")[1:]]
     assert losses[2] < 0.8 * losses[0], losses
     assert trained.weights.name == "model.bitsr" and bitsr.open(trained.weights).descriptor.scale == 2
+
+
+@dataclass(frozen=True)
+class QuickHarmoQ(HarmoQ):
+    abr_steps: int = 1
+    groups: int = 1
+    samples: int = 256
+    distill_steps: int = 2
+
+
+@pytest.mark.parametrize("name,bits,start", [("swinir light x4", 4, "harmoq"), ("imdn", 8, "minmax")])
+def test_a_resumed_run_is_not_calibrated_again(name, bits, start, tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "harmoq", QuickHarmoQ)
+    folder = write_pictures(tmp_path / "pictures", [f"{i}.png" for i in range(4)])
+    model = make(name)
+    recipe = Recipe(
+        init=str(write_checkpoint(tmp_path / "init.safetensors", model)), input_range=1, scale=model.upscale,
+        steps=2, batch=2, crop=8, checkpoint_every=1, validate_every=2, validation_pictures=1,
+        method={"name": "lsq", "w_bits": bits, "a_bits": bits, "start": start, "calibration": 2},
+    )  # fmt: skip
+    whole = train(recipe, [folder], tmp_path / "whole")
+    assert train(recipe, [folder], tmp_path / "part", minutes=1e-9).step == 0
+    monkeypatch.delattr(LearnedSteps, "prepare")
+    resumed = train(recipe, [folder], tmp_path / "part", resume=True)
+    assert resumed.done and resumed.weights.read_bytes() == whole.weights.read_bytes()

@@ -208,8 +208,7 @@ def test_training_learns_and_its_weights_load(folder, tmp_path):
     log = read_log(tmp_path / "run")
     assert trained.done and [entry["step"] for entry in log] == [0, 6, 12, 18, 24]
     assert log[-1]["loss"] < 0.9 * log[1]["loss"] and log[-1]["holdout_psnr_y"] > log[0]["holdout_psnr_y"] + 0.1
-    run = Run(recipe, [folder], tmp_path / "run")
-    run.resume()
+    run = Run(recipe, [folder], tmp_path / "run", resume=True)
     module = bitsr.load(trained.weights, input_range=1)
     for key, value in run.frozen().state_dict().items():
         assert torch.equal(value.half().float(), module.state_dict()[key])

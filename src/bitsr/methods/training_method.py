@@ -1,6 +1,6 @@
 """What a compression method that trains tells the training loop.
 
-student = method.prepare(model)                                # once
+student = method.prepare(model)                                # once; a resumed run: method.rebuild(model, state)
 method.on_step(student, step, steps); loss + method.extra_loss(student); optimizer(method.parameter_groups(student))
 small = method.freeze(student)                                 # for validation, and in the end
 """
@@ -8,6 +8,7 @@ small = method.freeze(student)                                 # for validation,
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -21,10 +22,11 @@ class TrainingMethod(Protocol):
     """
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """A trainable copy of ``model`` whose layers are replaced by compressed ones.
+        """A trainable copy of ``model`` whose layers are replaced by compressed ones; equal calls give equal ones."""
 
-        Equal calls give equal networks: a resumed run prepares again and then loads the state dict.
-        """
+    def rebuild(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+        """As `prepare`, but with the numbers of ``state``, the state dict of a network that was prepared from
+        ``model``: nothing is calibrated or fitted again."""
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """For the optimizer: ``params``, ``lr_factor`` relative to the recipe's rate, and whatever else it takes."""
@@ -44,6 +46,11 @@ class FullPrecision:
 
     def prepare(self, model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).requires_grad_(True).train()
+
+    def rebuild(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+        student = self.prepare(model)
+        student.load_state_dict(state)
+        return student
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         return [{"params": [p for p in model.parameters() if p.requires_grad], "lr_factor": 1.0}]

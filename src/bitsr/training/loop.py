@@ -47,8 +47,10 @@ class Run:
 
     def __init__(
         self, recipe: Recipe, folders: Sequence[Path], out: Path,
-        device: torch.device | str = "cpu", team: Team | None = None,
+        device: torch.device | str = "cpu", team: Team | None = None, *, resume: bool = False,
     ) -> None:  # fmt: skip
+        """``resume`` takes up the run in the folder ``out``; raises `ConfigError` where its recipe or its pictures
+        were others."""
         self.recipe, self.out, self.device, self.team = recipe, out, torch.device(device), team or Team()
         self.team.check_batch(recipe.batch)
         train, held = split(folders)
@@ -58,7 +60,8 @@ class Run:
         start = full_precision(recipe, self.data).to(self.device)
         config = trained_config(recipe.method)
         self.method = training_method(config, lambda n, size: self.data.lr_crops(n, size, recipe.seed), recipe.seed)
-        self.model = self.method.prepare(start)
+        state = self.checkpoint() if resume else None
+        self.model = self.method.prepare(start) if state is None else self.method.rebuild(start, state["model"])
         self.average = Average(self.model, recipe.ema)
         self.distiller = None
         if recipe.distill is not None:
@@ -68,6 +71,10 @@ class Run:
         if recipe.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
         self.progress = Progress()
+        if state is not None:
+            self.average.model.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.progress = Progress(**state["progress"])
         self.pending = torch.zeros((), dtype=torch.float64, device=self.device)  # losses that are not in progress yet
         self.log: Log | None = None
         self.newest: dict[str, Any] | None = None  # entry of the log
@@ -181,14 +188,11 @@ class Run:
         }  # fmt: skip
         write_checkpoint(self.out, state)
 
-    def resume(self) -> None:
-        """Take up the run in the folder; raises `ConfigError` where its recipe or its pictures were others."""
+    def checkpoint(self) -> dict[str, Any]:
+        """What :meth:`save` wrote to the folder, if that was the same run."""
         state = read_checkpoint(self.out, self.device)
         check_same_run(state, self.recipe.to_dict(), self.data.fingerprint())
-        self.model.load_state_dict(state["model"])
-        self.average.model.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        return state
 
 
 def validation_psnr(

@@ -61,9 +61,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     where = device_of(device)
     with assembled(where) as team:
-        run = Run(recipe, folders, out, where, team)
-        if began_before:
-            run.resume()
+        run = Run(recipe, folders, out, where, team, resume=began_before)
         if team.leads:
             write_atomically(out / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False).encode())
         done = run.train(until, on_step if team.leads else None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitsr.methods.binary.bssr_plus import BSSRPlusLinear
 from bitsr.methods.binary.config import BSSRPlus
@@ -32,6 +33,11 @@ class PlusTraining(SignTraining):
         student = super().prepare(model)
         if self.config.start == "least_squares":
             self.fit(model, student)
+        return student
+
+    def rebuild(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+        student = super().prepare(model)
+        student.load_state_dict(state)
         return student
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -22,15 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from bitsr.methods.ptq.config import PTQConfig
-from bitsr.methods.ptq.pipeline import begin
+from bitsr.methods.ptq.pipeline import begin, needs_integer_zero
 from bitsr.methods.qat.config import LSQ
 from bitsr.methods.registry import METHODS, stages_of
 from bitsr.methods.trained import LRCrops
 from bitsr.methods.training_method import FullPrecision
-from bitsr.parts.layers import QuantLayer, quantized_layers
+from bitsr.parts.layers import QuantLayer, QuantMatMul, quantized_layers
 from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight, quantize, usable_bounds
 
 LEAST_GAIN = 1e-3
+OPERANDS = ("quantizer", "quantizer_a", "quantizer_b")  # of layers and of products of activations
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
@@ -132,13 +134,22 @@ class LearnedSteps(FullPrecision):
         for stage in stages_of(start):
             stage(work)
         for layer in work.layers.values():
-            for name in ("quantizer", "quantizer_a", "quantizer_b"):
+            for name in OPERANDS:
                 if isinstance(quantizer := getattr(layer, name, None), AffineQuantizer):
                     setattr(layer, name, LearnedQuantizer(quantizer))
             if isinstance(layer, QuantLayer) and layer.decided is not None:
                 layer.weight_quantizer = LearnedWeight(layer.decided)
                 layer.weight.data = latent(layer.weight, layer.decided, layer.weight_quantizer)
                 layer.decided = None
+        return work.student.requires_grad_(True).train()
+
+    def rebuild(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+        config = self.config
+        start: PTQConfig = METHODS[config.start](config.w_bits, config.a_bits, config.scope)
+        work = begin(model, self.crops(1, config.calibration_size), start, self.seed)
+        for name, layer in work.layers.items():
+            equip(layer, parts_of(state, f"{name}."))
+        work.student.load_state_dict(state)
         return work.student.requires_grad_(True).train()
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -153,7 +164,7 @@ class LearnedSteps(FullPrecision):
     def freeze(self, model: nn.Module) -> nn.Module:
         frozen = copy.deepcopy(model).requires_grad_(False).eval()
         for layer in quantized_layers(frozen).values():
-            for name in ("quantizer", "quantizer_a", "quantizer_b"):
+            for name in OPERANDS:
                 if isinstance(quantizer := getattr(layer, name, None), LearnedQuantizer):
                     setattr(layer, name, quantizer.frozen())
             if isinstance(layer, QuantLayer) and isinstance(layer.weight_quantizer, LearnedWeight):
@@ -162,6 +173,27 @@ class LearnedSteps(FullPrecision):
                 layer.weight_quantizer = None
         frozen.compression = {"method": "lsq", **asdict(self.config), "seed": self.seed}  # type: ignore[assignment]
         return frozen.requires_grad_(False)
+
+
+def parts_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, which is left out."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def equip(layer: QuantLayer | QuantMatMul, state: Mapping[str, Tensor]) -> None:
+    """Give a new layer the parts that the state dict of a prepared one has tensors for; their numbers do not matter."""
+    padded = isinstance(layer, QuantLayer) and needs_integer_zero(layer)
+    for name in OPERANDS:
+        if grid := parts_of(state, f"{name}.grid."):
+            lower, upper = grid["start_lower"], grid["start_lower"] + grid["start_step"]
+            setattr(layer, name, LearnedQuantizer(AffineQuantizer(layer.a_bits, lower, upper, padded)))
+    if isinstance(layer, QuantLayer):
+        layer.input_scale = state.get("input_scale")
+        layer.bias = nn.Parameter(state["bias"]) if "bias" in state else None
+        if grid := parts_of(state, "weight_quantizer.grid."):
+            scale, codes = grid["start_step"].flatten(), torch.zeros_like(layer.weight)
+            mid = scale if "shift" in grid else None
+            layer.weight_quantizer = LearnedWeight(DecidedWeight(layer.w_bits, codes, scale, mid))
 
 
 @torch.no_grad()
