@@ -56,6 +56,7 @@ Format format_named(const std::string& name) {
 NB_MODULE(_native, module) {
     module.doc() = "The compiled engine: plans of steps for pictures of one size.";
     module.attr("TILE") = kTile;
+    module.attr("SCAN_CHANNELS") = kScanChannels;
     module.def("isas", available_isas);
     module.def("isa", [] { return kernels().name; });
     module.def(

@@ -27,12 +27,13 @@ def words(channels: int, height: int, width: int, format: Any, border: int) -> i
     return -(-channels // CHANNELS_PER_WORD[format]) * (height + 2 * border) * (width + 2 * border)
 
 
-SIZES = SimpleNamespace(TILE=64, map_words=words, tile_words=lambda c, w, f: words(c, 1, w, f, 0))
+SIZES = SimpleNamespace(TILE=64, SCAN_CHANNELS=16, map_words=words, tile_words=lambda c, w, f: words(c, 1, w, f, 0))
 
 
 def groups_of(program: Program, height: int, width: int, fuse: bool = True, floating: Any = "f32") -> list[Group]:
     layers = {step.output: None for step in program.steps}
-    groups = partition(rewrite(program, map_shapes(program, height, width), layers, floating, SIZES.TILE), fuse)
+    graph = rewrite(program, map_shapes(program, height, width), layers, floating, SIZES.TILE)
+    groups = partition(graph, SIZES.SCAN_CHANNELS, fuse)
     return with_borders(share_planes(groups) if fuse else groups)
 
 

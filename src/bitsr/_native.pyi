@@ -21,6 +21,9 @@ Quantizer = tuple[float, float, int]  # lower, step, the largest code
 TILE: int
 """Pixels of a row that are worked on at a time."""
 
+SCAN_CHANNELS: int
+"""Channels that a scan works on side by side."""
+
 def isas() -> list[str]:
     """Instruction sets that this build and this processor have, best first."""
 

@@ -77,7 +77,7 @@ class Engine:
 
     def _groups(self, shapes: dict[str, Shape]) -> list[Group]:
         graph = rewrite(self.program, shapes, self._matrices, self._floating, self._native.TILE)
-        groups = partition(graph, self._fuse)
+        groups = partition(graph, self._native.SCAN_CHANNELS, self._fuse)
         return with_borders(share_planes(groups) if self._fuse else groups)
 
     def _shapes(self, height: int, width: int) -> dict[str, Shape]:

@@ -14,8 +14,6 @@ from typing import Literal
 
 from bitsr.engine.ops import Graph, Op, Value
 
-SCAN_CHANNELS = 16  # of a tile of a scan, as the native one has it
-
 
 @dataclass(frozen=True)
 class Domain:
@@ -42,15 +40,15 @@ class Group:
     ops: list[Op] = field(default_factory=list)
 
 
-def partition(graph: Graph, fuse: bool = True) -> list[Group]:
-    """The ops in groups, in the order of execution, with the ops that move values between maps and windows.  Without
-    ``fuse`` every op of the graph has a group of its own."""
-    groups = _Partition(graph, fuse).groups
+def partition(graph: Graph, scan_channels: int, fuse: bool = True) -> list[Group]:
+    """The ops in groups, in the order of execution, with the ops that move values between maps and windows.  A scan
+    works on ``scan_channels`` side by side.  Without ``fuse`` every op of the graph has a group of its own."""
+    groups = _Partition(graph, scan_channels, fuse).groups
     needed = crossing(groups)
     return [_staged(group, needed) if group.domain.kind == "windows" else group for group in groups]
 
 
-def domain_of(op: Op) -> Domain:
+def domain_of(op: Op, scan_channels: int) -> Domain:
     match op.kind:
         case "attention":
             _, window, shift = op.parameters[:3]
@@ -63,7 +61,7 @@ def domain_of(op: Op) -> Domain:
         case "moments":
             return Domain("rows", op.inputs[0].size)
         case "scan":
-            return Domain("channels", (-(-op.inputs[0].channels // SCAN_CHANNELS),))
+            return Domain("channels", (-(-op.inputs[0].channels // scan_channels),))
         case "sort_pixels":
             return Domain("channels", (1,))
     return Domain("rows", op.size)
@@ -75,7 +73,7 @@ def _fits_windows(op: Op) -> bool:
 
 
 class _Partition:
-    def __init__(self, graph: Graph, fuse: bool) -> None:
+    def __init__(self, graph: Graph, scan_channels: int, fuse: bool) -> None:
         self.groups: list[Group] = []
         self._made_in: dict[Value, int] = {}
         self._rows: dict[Domain, list[int]] = defaultdict(list)  # groups of rows or channels by domain, ascending
@@ -84,16 +82,16 @@ class _Partition:
         for op in graph.ops:
             if op in waiting:
                 continue
-            if domain_of(op).kind == "windows" or not fuse:
-                index = self._new(domain_of(op))
+            domain = domain_of(op, scan_channels)
+            if domain.kind == "windows" or not fuse:
+                index = self._new(domain)
                 for claimed in claims.get(op, ()):
                     self._put(claimed, index)
             else:
-                index = self._place(op)
+                index = self._place(op, domain)
             self._put(op, index)
 
-    def _place(self, op: Op) -> int:
-        domain = domain_of(op)
+    def _place(self, op: Op, domain: Domain) -> int:
         first = max((self._made_in[x] + (x in op.elsewhere) for x in op.inputs), default=0)
         if _fits_windows(op) and first < len(self.groups):
             made_in = self.groups[first].domain
