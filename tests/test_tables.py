@@ -13,7 +13,7 @@ import pytest
 from bitsr.cli.main import main
 from bitsr.errors import ResultsError
 from bitsr.evaluation.tables.layout import Section, join, letter, sections
-from bitsr.evaluation.tables.markdown import cells, footnotes, to_markdown
+from bitsr.evaluation.tables.markdown import cells, footnotes, signed, to_markdown
 from bitsr.evaluation.tables.page import to_html
 from bitsr.evaluation.tables.plausible import judge
 from bitsr.evaluation.tables.read import read_file, read_results
@@ -139,6 +139,11 @@ def test_cells_and_footnotes(section: Section) -> None:
     assert table[2] == ["Own", "Own", "W4A4", "32.10 (+0.10 of 32.00) 0.9400 !a", "", ""]
     assert table[4] == ["dobi", "mine", "W4A4", "29.50 (-0.50 of 30.00) 0.8800", "1", "12"]
     assert footnotes(section) == ["!a: above full precision"]
+
+
+@pytest.mark.parametrize(("gap", "text"), [(-0.061, "-0.06"), (-0.004, "+0.00"), (0.0, "+0.00"), (1.2, "+1.20")])
+def test_gaps_have_a_sign(gap: float, text: str) -> None:
+    assert signed(gap) == text
 
 
 def test_markdown_keeps_its_columns(section: Section) -> None:

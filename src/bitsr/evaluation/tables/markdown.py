@@ -10,12 +10,12 @@ from bitsr.evaluation.tables.row import Row
 LEGEND = (
     "Each cell: PSNR-Y in dB, in brackets the gap and the full precision that it is relative to, then SSIM-Y. "
     "Rows from a file are measured, rows from a paper are as printed there, with the gap to its own full precision. "
-    "File sizes and seconds are measured. A figure with ! is doubtful; the reason is below the table."
+    "KiB are on disk, seconds to compress or to train. A figure with ! is doubtful; the reason is below the table."
 )
 
 
 def headings(section: Section) -> list[str]:
-    return ["method", "from", "bits", *section.datasets, "file KiB", "seconds"]
+    return ["method", "from", "bits", *section.datasets, "KiB (measured)", "s (measured)"]
 
 
 def cells(section: Section) -> list[list[str]]:
@@ -45,10 +45,15 @@ def figure(cell: Row | None, reasons: Sequence[str]) -> str:
         return ""
     words = ["?" if cell.psnr_y is None else f"{cell.psnr_y:.2f}"]
     if cell.gap is not None:
-        words.append(f"({cell.gap:+.2f} of {cell.fp_psnr_y:.2f})")
+        words.append(f"({signed(cell.gap)} of {cell.fp_psnr_y:.2f})")
     words.append("" if cell.ssim_y is None else f"{cell.ssim_y:.4f}")
     words.append(f"!{doubts_of(cell, reasons)}" if cell.doubts else "")
     return " ".join(word for word in words if word)
+
+
+def signed(gap: float) -> str:
+    """'-0.06', and '+0.00' for whatever rounds to nothing."""
+    return f"{round(gap, 2) + 0:+.2f}"
 
 
 def measures(line: Line) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from bitsr.evaluation.tables.layout import Line, Section, doubts_of
-from bitsr.evaluation.tables.markdown import footnotes, measures, source
+from bitsr.evaluation.tables.markdown import footnotes, measures, signed, source
 from bitsr.evaluation.tables.row import Row
 
 STYLE = """
@@ -21,7 +21,6 @@ h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--rule) }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left }
-thead th { position: sticky; top: 0; background: var(--paper) }
 thead th[data-sort] { cursor: pointer } thead th[data-sort]:hover { text-decoration: underline }
 tr.published { color: var(--faint) } small, p, ul { color: var(--faint) }
 .doubt { color: var(--mark); cursor: help } .doubt sup { font-size: .7em }
@@ -38,8 +37,9 @@ for (const head of document.querySelectorAll('th[data-sort]')) head.onclick = ()
 """
 LEGEND = (
     "PSNR and SSIM on Y. Rows in full ink are measured here, faint rows are as papers print them; a gap is relative to "
-    "the full precision beside it, which is the paper's own for published rows. File sizes and seconds are measured. "
-    "Marked figures are doubtful: the reason is under the pointer and below the table. A click on a heading sorts."
+    "the full precision beside it, which is the paper's own for published rows. KiB are on disk, seconds to compress "
+    "or to train. Marked figures are doubtful: the reason is under the pointer and below the table. A click on a "
+    "heading sorts."
 )
 FIGURES = ("PSNR-Y dB", "gap dB", "SSIM-Y")
 
@@ -69,7 +69,7 @@ def head(section: Section) -> str:
     """Two rows: the sets, and under each of them its figures, which sort."""
     names = ["method", "from", "bits"]
     sets = "".join(f'<th colspan="{len(FIGURES)}">{escape(name)}</th>' for name in section.datasets)
-    columns = [*names, *FIGURES * len(section.datasets), "file KiB (measured)", "seconds (measured)"]
+    columns = [*names, *FIGURES * len(section.datasets), "KiB (measured)", "s (measured)"]
     sorting = "".join(f'<th data-sort="{number}">{name}</th>' for number, name in enumerate(columns))
     return f'<tr><th colspan="{len(names)}"></th>{sets}<th colspan="2"></th></tr><tr>{sorting}</tr>'
 
@@ -92,7 +92,7 @@ def figures(cell: Row | None, reasons: Sequence[str]) -> str:
         psnr = f'<span class="doubt" title="{remarks}">{psnr}<sup>{doubts_of(cell, reasons)}</sup></span>'
     elif remarks:
         psnr = f'<span title="{remarks}">{psnr}</span>'
-    gap = "" if cell.gap is None else f"{cell.gap:+.2f} <small>of {cell.fp_psnr_y:.2f}</small>"
+    gap = "" if cell.gap is None else f"{signed(cell.gap)} <small>of {cell.fp_psnr_y:.2f}</small>"
     ssim = "" if cell.ssim_y is None else f"{cell.ssim_y:.4f}"
     return "".join(
         f'<td data-v="{"" if value is None else value}">{text}</td>'
