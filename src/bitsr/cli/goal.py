@@ -11,6 +11,7 @@ import bitsr
 from bitsr.cli.console import UsageError
 from bitsr.data.calibration import held_out_pairs, split
 
+JUDGED = 48  # held-out crops for a loss; a quarter of them counts
 UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 
 
@@ -52,9 +53,10 @@ def compress_for(
     scale = module.descriptor.scale
     calibration, held = split(calib)
     crops = bitsr.calibration_crops(calibration, scale, seed=seed)
-    pairs = held_out_pairs(held, scale, seed=seed)
     if goal.max_drop is not None:
+        pairs = held_out_pairs(held, scale, JUDGED, seed=seed)
         return compress_within_drop(module, config, crops, pairs, goal.max_drop, seed=seed)
+    pairs = held_out_pairs(held, scale, seed=seed)
     limits = Budget(goal.file_bytes, goal.bit_ops)
     return compress_to_budget(
         module, config, crops, [pair.lr for pair in pairs], limits, precision=precision, seed=seed

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from bitsr.cli.analyze import analyze
 from bitsr.cli.bench import bench
 from bitsr.cli.compress import compress
 from bitsr.cli.console import UsageError, complain
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "export": export,
     "data": data,
+    "analyze": analyze,
     "table": table,
 }
 

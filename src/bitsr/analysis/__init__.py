@@ -1,0 +1,1 @@
+"""What quantization does to a network, before a method is chosen: `bitsr analyze`."""
