@@ -13,11 +13,12 @@ import pytest
 from bitsr.cli.main import main
 from bitsr.errors import ResultsError
 from bitsr.evaluation.tables.layout import Section, join, letter, sections
-from bitsr.evaluation.tables.markdown import cells, footnotes, signed, to_markdown
+from bitsr.evaluation.tables.markdown import cells, figure, footnotes, signed, to_markdown
 from bitsr.evaluation.tables.page import to_html
 from bitsr.evaluation.tables.plausible import judge
 from bitsr.evaluation.tables.read import read_file, read_results
 from bitsr.evaluation.tables.row import FULL_PRECISION
+from bitsr.evaluation.tables.seeds import mean_over_seeds
 from result_files import MEASURED, PAPER, PUBLISHED, write
 
 
@@ -38,7 +39,7 @@ def test_measured_rows(tmp_path: Path) -> None:
         "tiny_net", 4, FULL_PRECISION, "fp32", None,
     )  # fmt: skip
     assert (dobi.precision, dobi.gap, dobi.file_bytes, dobi.seconds, dobi.source) == ("W4A4", -0.5, 1024, 12.3, "mine")
-    assert (dobi.setting, harmoq.setting) == ("", "abr_steps=0, scope paper, seed 1")
+    assert (dobi.setting, harmoq.setting, harmoq.seed) == ("", "abr_steps=0, scope paper", "1")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,24 @@ def test_two_figures_for_one_cell_are_two_lines(tmp_path: Path) -> None:
     again = "tiny_net_x4,dobi,4,4,full,0,,Set5,29.1,0.87,30.0,-0.9,1024,12.3\n"
     (found,) = sections(read_file(write(tmp_path / "mine.csv", MEASURED + again)))
     assert [line.cells["Set5"].psnr_y for line in found.lines if line.name == "dobi"] == [29.5, 29.1]
+
+
+def test_runs_that_differ_in_their_seed_become_a_mean(tmp_path: Path) -> None:
+    again = "tiny_net_x4,dobi,4,4,full,1,,Set5,29.3,0.87,30.0,-0.7,1030,\n"
+    rows = mean_over_seeds(read_file(write(tmp_path / "mine.csv", MEASURED + again)))
+    (dobi,) = (row for row in rows if row.method == "dobi")
+    assert (dobi.setting, dobi.seed, dobi.seconds, dobi.file_bytes) == ("mean of 2 seeds", "", None, 1027)
+    assert (dobi.psnr_y, dobi.ssim_y, dobi.gap, dobi.spread) == pytest.approx((29.4, 0.875, -0.6, 0.1))
+    assert len(rows) == 3 and figure(dobi, []) == "29.40 ±0.10 (-0.60 of 30.00) 0.8750"
+
+
+def test_other_rows_are_not_averaged(tmp_path: Path) -> None:
+    other_set = "tiny_net_x4,dobi,4,4,full,1,,Set14,29.3,0.87,30.0,-0.7,1030,\n"
+    same_seed = "tiny_net_x4,dobi,4,4,full,0,,Set5,29.3,0.87,30.0,-0.7,1030,\n"
+    rows = read_file(write(tmp_path / "mine.csv", MEASURED + other_set + same_seed))
+    assert {(r.dataset, r.seed, r.psnr_y) for r in mean_over_seeds(rows)} == {
+        (r.dataset, r.seed, r.psnr_y) for r in rows
+    }
 
 
 def test_a_subset_is_another_set(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from bitsr.evaluation.tables.markdown import cells, footnotes, headings
 from bitsr.evaluation.tables.plausible import judge
 from bitsr.evaluation.tables.read import PUBLISHED, read_published, read_results
 from bitsr.evaluation.tables.row import Row
+from bitsr.evaluation.tables.seeds import mean_over_seeds
 
 
 def table(
@@ -36,7 +37,7 @@ def table(
     """
     if not results:
         raise UsageError("table needs at least one file of RESULTS")
-    measured = read_results(results)
+    measured = mean_over_seeds(read_results(results))
     found = sections(join(judge(measured), judge(published_rows(published, results[0]))))
     written = [] if output is None else write_tables(found, output)
     if json:

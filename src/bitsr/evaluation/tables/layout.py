@@ -24,7 +24,8 @@ class Line:
 
     @property
     def name(self) -> str:
-        parts = [self.row.method or self.row.network, self.row.setting]
+        seed = f"seed {self.row.seed}" if self.row.seed not in ("", "0") else ""
+        parts = [self.row.method or self.row.network, self.row.setting, seed]
         return ", ".join(part for part in parts if part)
 
     def agrees(self, other: Line) -> bool:
@@ -116,7 +117,7 @@ def lines_of(rows: Iterable[Row]) -> list[Line]:
 
 def identity(row: Row) -> tuple[object, ...]:
     """What makes two cells of one source the same line."""
-    return row.published, row.method, row.setting, row.evaluated, row.precision
+    return row.published, row.method, row.setting, row.seed, row.evaluated, row.precision
 
 
 def rank(line: Line, datasets: Sequence[str]) -> tuple[object, ...]:

@@ -8,9 +8,10 @@ from bitsr.evaluation.tables.layout import Line, Section, doubts_of, letter
 from bitsr.evaluation.tables.row import Row
 
 LEGEND = (
-    "Each cell: PSNR-Y in dB, in brackets the gap and the full precision that it is relative to, then SSIM-Y. "
-    "Rows from a file are measured, rows from a paper are as printed there, with the gap to its own full precision. "
-    "KiB are on disk, seconds to compress or to train. A figure with ! is doubtful; the reason is below the table."
+    "Each cell: PSNR-Y in dB, in brackets the gap and the full precision that it is relative to, then SSIM-Y; ± is "
+    "half of the way between the seeds of a mean. Rows from a file are measured, rows from a paper are as printed there, "
+    "with the gap to its own full precision. KiB are on disk, seconds to compress or to train. A figure with ! is "
+    "doubtful; the reason is below the table."
 )
 
 
@@ -44,6 +45,8 @@ def figure(cell: Row | None, reasons: Sequence[str]) -> str:
     if cell is None:
         return ""
     words = ["?" if cell.psnr_y is None else f"{cell.psnr_y:.2f}"]
+    if cell.spread is not None:
+        words.append(f"±{cell.spread:.2f}")
     if cell.gap is not None:
         words.append(f"({signed(cell.gap)} of {cell.fp_psnr_y:.2f})")
     words.append("" if cell.ssim_y is None else f"{cell.ssim_y:.4f}")

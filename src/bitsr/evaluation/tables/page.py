@@ -37,9 +37,9 @@ for (const head of document.querySelectorAll('th[data-sort]')) head.onclick = ()
 """
 LEGEND = (
     "PSNR and SSIM on Y. Rows in full ink are measured here, faint rows are as papers print them; a gap is relative to "
-    "the full precision beside it, which is the paper's own for published rows. KiB are on disk, seconds to compress "
-    "or to train. Marked figures are doubtful: the reason is under the pointer and below the table. A click on a "
-    "heading sorts."
+    "the full precision beside it, which is the paper's own for published rows; ± is half of the way between the seeds "
+    "of a mean. KiB are on disk, seconds to compress or to train. Marked figures are doubtful: the reason is under the "
+    "pointer and below the table. A click on a heading sorts."
 )
 FIGURES = ("PSNR-Y dB", "gap dB", "SSIM-Y")
 
@@ -87,6 +87,7 @@ def figures(cell: Row | None, reasons: Sequence[str]) -> str:
     if cell is None:
         return "<td></td>" * len(FIGURES)
     psnr = "?" if cell.psnr_y is None else f"{cell.psnr_y:.2f}"
+    psnr += "" if cell.spread is None else f" <small>±{cell.spread:.2f}</small>"
     remarks = escape("; ".join([*map(str, cell.doubts), cell.note]).strip("; "))
     if cell.doubts:
         psnr = f'<span class="doubt" title="{remarks}">{psnr}<sup>{doubts_of(cell, reasons)}</sup></span>'

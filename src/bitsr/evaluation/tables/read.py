@@ -95,6 +95,7 @@ def measured_row(line: Line, source: str) -> Row:
         source=source,
         fp_psnr_y=reference,
         setting=setting_of(line),
+        seed=line.get("seed", ""),
         evaluated="" if method == FULL_PRECISION and evaluated == "simulation" else evaluated,
         file_bytes=number(line, int, "bytes", "file_bytes"),
         seconds=number(line, float, "compress_seconds", "train_seconds", "seconds"),
@@ -182,9 +183,9 @@ def bits_of_recipe(options: str) -> tuple[str, str]:
 
 def setting_of(line: Line) -> str:
     """Options and budget where they differ from the usual: recipes (JSON) are told by the method's name."""
-    options, seed, steps = line.get("options", ""), line.get("seed", ""), line.get("steps", "")
+    options, steps = line.get("options", ""), line.get("steps", "")
     words = ["" if options.startswith("{") else options, "scope paper" if line.get("scope") == "paper" else ""]
-    words += [f"{steps} steps" if steps else "", f"seed {seed}" if seed not in ("", "0") else ""]
+    words.append(f"{steps} steps" if steps else "")
     return ", ".join(word for word in words if word)
 
 

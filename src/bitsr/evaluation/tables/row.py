@@ -32,7 +32,9 @@ class Row:
         fp_psnr_y: PSNR-Y in dB of the same network in full precision, from the same source.
         source: name of the file of results without its ending, or the paper.
         published: whether a paper prints it.
-        setting: options, seed and budget where they are not the usual ones.
+        setting: options and budget where they are not the usual ones.
+        seed: of the one run, or '' for a mean.
+        spread: half of the way between the least and the largest PSNR of a mean over seeds, in dB.
         evaluated: what ran: simulation, native, ...
         file_bytes, seconds: size on disk, and time to compress or train; both measured.
         table: number of the paper's table.
@@ -50,6 +52,8 @@ class Row:
     fp_psnr_y: float | None = None
     published: bool = False
     setting: str = ""
+    seed: str = ""
+    spread: float | None = None
     evaluated: str = ""
     file_bytes: int | None = None
     seconds: float | None = None
