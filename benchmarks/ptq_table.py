@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3, 2])
     parser.add_argument("--data", nargs="+", type=Benchmark.parse, required=True, help="PATH or PATH:N")
     parser.add_argument("--calib", type=Path, required=True, help="folder of training pictures (HR)")
+    parser.add_argument("--crops", type=int, default=128, help="of 64x64 LR pixels; bounds see the first 32")
     parser.add_argument("--scope", default="full")
     parser.add_argument("--set", nargs="*", default=[], help="options of the method, key=value")
     parser.add_argument("--seed", type=int, default=0)
@@ -107,7 +108,7 @@ def main() -> None:
         for bits in options.bits:
             for method in options.methods:
                 row = {"model": name, "method": method, "w_bits": bits, "scope": options.scope, "seed": options.seed,
-                       "options": " ".join(options.set)}  # fmt: skip
+                       "options": " ".join([f"crops={options.crops}", *options.set])}  # fmt: skip
                 todo = [f for f in options.data if table.find(**row, dataset=f.name) is None]
                 if todo:
                     measure(table, row, module, todo, options, fp32_bytes)
@@ -131,7 +132,7 @@ def measure(
     bits = int(str(row["w_bits"]))
     overrides = dict(word.split("=") for word in options.set)
     config = config_for(str(row["method"]), bits, bits, options.scope, overrides)
-    images = bitsr.calibration_crops(options.calib, options.scale, 16, 64, options.seed)
+    images = bitsr.calibration_crops(options.calib, options.scale, options.crops, 64, options.seed)
     start, cpu = time.perf_counter(), time.process_time()
     compressed = bitsr.compress(module, config, images, seed=options.seed)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu

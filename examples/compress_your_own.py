@@ -80,7 +80,7 @@ def main(
 ) -> None:  # fmt: skip
     """Measure on the benchmark folder DATA; calibrate on the pictures in PHOTOS, or on bundled ones."""
     module = build(network, weights, scale)
-    small = bitsr.compress(module, bitsr.HarmoQ(w_bits=4, a_bits=4), bitsr.calibration_crops(photos, scale))
+    small = bitsr.compress(module, bitsr.Best(w_bits=4, a_bits=4), bitsr.calibration_crops(photos, scale))
     for name, candidate in {"floating point": module, "4 bit, simulated": small}.items():
         print(f"{name}: {bitsr.evaluate(candidate, data, scale).psnr_y:.2f} dB")
 

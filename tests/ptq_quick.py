@@ -19,6 +19,7 @@ QUICK = {
     "svdquant": {"samples": "64", "groups": "2", "rank": "2"},
     "pams": {"steps": "4", "batch": "2", "crop": "16"},
     "dbdc-pac": {"steps": "2", "batch": "2", "crop": "16"},
+    "best": {"effort": "fast", "learn_steps": "2", "samples": "64", "groups": "2"},
 }
 NETWORKS = ["edsr", "swinir light x4"]
 

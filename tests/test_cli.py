@@ -184,16 +184,17 @@ def test_compress_options_reach_the_method(
 ) -> None:
     out = tmp_path / "out.bitsr"
     pictures = write_pictures(tmp_path / "calib", ["a.png"], 140, 140)
-    words = ["--bits", "3", "--set", "distill_steps=1", "abr_steps=1", "--set", "groups=1", "--calib", str(pictures)]
+    words = ["--bits", "3", "--effort", "fast", "--set", "learn_steps=1", "--set", "groups=1", "--calib", str(pictures)]
     assert main(["compress", str(checkpoint), "-o", str(out), *words, "--seed", "7", "--scope", "paper"]) == 0
     capsys.readouterr()
     assert main(["info", str(out), "--json"]) == 0
     compression = json.loads(capsys.readouterr().out)["meta"]["compression"]
     expected = {
-        "method": "harmoq",
+        "method": "best",
+        "effort": "fast",
         "w_bits": 3,
         "a_bits": 3,
-        "distill_steps": 1,
+        "learn_steps": 1,
         "groups": 1,
         "seed": 7,
         "scope": "paper",

@@ -17,7 +17,7 @@ def test_demo_on_small_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     checkpoint = write_checkpoint(tmp_path / "tiny.safetensors", scale=2)
     source = write_pictures(tmp_path / "in", ["a.png"], 101, 110) / "a.png"
     out = tmp_path / "demo"
-    rows = run(checkpoint, source, out, ("distill_steps=1", "abr_steps=1", "groups=1"))
+    rows = run(checkpoint, source, out, ("learn_steps=1", "groups=1", "samples=512"))
     assert [row.file_bytes for row in rows] == [None, checkpoint.stat().st_size, (out / "demo.bitsr").stat().st_size]
     assert Image.open(out / "upscaled.png").size == (110, 100)
     assert Image.open(out / "before_after.png").width == 4 * 3 * CROP

@@ -189,7 +189,7 @@ def test_the_story_runs_from_weights_to_packed_file(
 
     module = tiny(CARNM, scale=4, features=8, groups=2)
     monkeypatch.setattr(compress_your_own, "build", lambda *_: module)
-    monkeypatch.setattr(bitsr, "HarmoQ", lambda **_: QUICK, raising=False)
+    monkeypatch.setattr(bitsr, "Best", lambda **_: QUICK, raising=False)
     monkeypatch.setattr(bitsr, "calibration_crops", lambda *_: pictures(), raising=False)
     write_pictures(tmp_path / "set", ["a.png"])
     main("carn_m", tmp_path / "weights.pth", tmp_path / "set", output=tmp_path / "small.bitsr")

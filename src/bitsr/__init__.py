@@ -1,7 +1,7 @@
 """bitsr compresses image super-resolution (SR) networks to few bits and runs the packed result.
 
     module = bitsr.load("swinir_x4.pth")                     # any supported checkpoint, found from its weights
-    small = bitsr.compress(module, bitsr.HarmoQ(4, 4), pictures)
+    small = bitsr.compress(module, bitsr.Best(4, 4), pictures)
     bitsr.save(small, "swinir_x4.bitsr")                     # one small file
     model = bitsr.open("swinir_x4.bitsr")                    # from here on without torch
     sr = model(lr)                                           # uint8 or float32, HxWx3 -> (scale H)x(scale W)x3
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         GPTQ,
         PAMS,
         AdaRound,
+        Best,
         DBDCPac,
         Dobi,
         GranularDQ,
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdaRound": "bitsr.methods.ptq.config",
     "BRECQ": "bitsr.methods.ptq.config",
+    "Best": "bitsr.methods.ptq.config",
     "BitsrError": "bitsr.errors",
     "DBDCPac": "bitsr.methods.ptq.config",
     "Descriptor": "bitsr.descriptor",
@@ -79,6 +81,7 @@ _HOMES = {
 __all__ = [
     "AdaRound",
     "BRECQ",
+    "Best",
     "BitsrError",
     "DBDCPac",
     "Descriptor",

@@ -13,7 +13,7 @@ from bitsr.cli.console import UsageError, human_bytes, print_table, working
 from bitsr.cli.goal import compress_for, parse_goal
 from bitsr.cli.models import load_checkpoint
 from bitsr.format import SUFFIX, is_packed
-from bitsr.methods.registry import config_for, dump_config, load_config, with_overrides
+from bitsr.methods.registry import BEST, config_for, dump_config, load_config, with_overrides
 
 DEFAULT_BITS, FEWEST_BITS = 4, 2
 
@@ -27,6 +27,7 @@ def compress(
     bits: Annotated[int | None, arg(metavar="N")] = None,
     w_bits: Annotated[int | None, arg(metavar="N")] = None,
     a_bits: Annotated[int | None, arg(metavar="N")] = None,
+    effort: Annotated[Literal["fast", "default", "max"] | None, arg(metavar="fast|default|max")] = None,
     calib: Annotated[Path | None, arg(metavar="DIR")] = None,
     config: Annotated[Path | None, arg(metavar="FILE")] = None,
     options: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(name="set", metavar="KEY=VALUE ...")] = (),
@@ -46,10 +47,11 @@ def compress(
     Args:
         model: checkpoint (.safetensors, .pth); the network is found from its weights
         output: the packed file; its name ends in .bitsr
-        method: minmax, dobi, 2dquant, gptq, adaround, brecq, harmoq, ...; left out: the best known one for the bits
+        method: minmax, dobi, 2dquant, gptq, adaround, brecq, harmoq, ...; left out: the best known one
         bits: bits of weights and activations: 2, 3, 4, 6, 8; 16 or 32 leave them in floating point (default: 4)
         w_bits: bits of the weights alone
         a_bits: bits of the activations alone
+        effort: of the default method: fast takes about a minute, default a few, max half an hour
         calib: folder of HR pictures to calibrate on (default: the bundled ones)
         config: YAML or JSON file with the method and its options, instead of --method, --bits and --scope
         options: options of the method, for example --set distill_steps=0
@@ -69,7 +71,7 @@ def compress(
     goal = parse_goal(budget, max_drop)
     words = [word for group in options for word in group]
     default = DEFAULT_BITS if max_drop is None else FEWEST_BITS
-    chosen = choose_config(method, bits, w_bits, a_bits, scope, config, words, default)
+    chosen = choose_config(words, config, method, bits, w_bits, a_bits, scope, effort, default)
     module = load_checkpoint(model, device, threads, scale=scale, color=color, input_range=input_range)
     start = time.perf_counter()
     if goal is None:
@@ -93,17 +95,22 @@ def compress(
 
 
 def choose_config(
-    method: str | None,
-    bits: int | None,
-    w_bits: int | None,
-    a_bits: int | None,
-    scope: str | None,
-    file: Path | None,
     words: list[str],
+    file: Path | None = None,
+    method: str | None = None,
+    bits: int | None = None,
+    w_bits: int | None = None,
+    a_bits: int | None = None,
+    scope: str | None = None,
+    effort: str | None = None,
     default_bits: int = DEFAULT_BITS,
 ) -> Any:
     """The method's config from the command line's options, or from a file and `--set` on top of it."""
     overrides = dict(split_word(word) for word in words)
+    if effort is not None:
+        if method not in (None, BEST):
+            raise UsageError(f"--effort is for the default method; {method} has options, see --set")
+        overrides["effort"] = effort
     if file is not None:
         if any(option is not None for option in (method, bits, w_bits, a_bits, scope)):
             raise UsageError("--config holds the method, bits and scope; change single options of it with --set")

@@ -64,7 +64,7 @@ def run(checkpoint: Path, picture: Path, output: Path, options: tuple[str, ...] 
     hr = crop_to_multiple(read_rgb(picture), scale)
     lr = imresize(hr, 1 / scale)
 
-    config = choose_config(None, 4, None, None, None, None, list(options))
+    config = choose_config(list(options), bits=4)
     start = time.perf_counter()
     with working("compressing to W4A4"):
         small = bitsr.compress(module, config, bitsr.calibration_crops(None, scale))

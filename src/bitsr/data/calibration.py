@@ -20,7 +20,7 @@ Pictures = str | Path | Sequence[Path] | None
 
 
 def calibration_crops(
-    folder: Pictures, scale: int, count: int = 32, size: int = 64, seed: int = 0
+    folder: Pictures, scale: int, count: int = 128, size: int = 64, seed: int = 0
 ) -> list[NDArray[np.uint8]]:
     """``count`` LR crops, each ``size`` x ``size`` x 3 uint8, from HR pictures; the same for the same arguments.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Callable
 from importlib import import_module
@@ -18,6 +19,7 @@ from bitsr.methods.ptq.config import (
     GPTQ,
     PAMS,
     AdaRound,
+    Best,
     DBDCPac,
     Dobi,
     GranularDQ,
@@ -50,6 +52,7 @@ METHODS: dict[str, type[PTQConfig]] = {
     "granular-dq": GranularDQ,
     "harmoq": HarmoQ,
     "harmoq-literal": HarmoQLiteral,
+    "best": Best,
 }
 _HOMES = {  # files whose names differ
     "minmax": "simple",
@@ -60,7 +63,7 @@ _HOMES = {  # files whose names differ
     "granular-dq": "granular_dq",
     "harmoq-literal": "harmoq_literal",
 }
-BEST = "harmoq"  # the best known method at every bit width so far
+BEST = "best"
 
 
 def name_of(config: PTQConfig) -> str:
@@ -75,6 +78,8 @@ def parse(value: str, annotation: Any) -> Any:
     """A word of the command line as the type of a config's field."""
     if typing.get_origin(annotation) is typing.Literal:
         return value
+    if typing.get_origin(annotation) is types.UnionType:  # one type, or none
+        return None if value.lower() == "none" else parse(value, typing.get_args(annotation)[0])
     if typing.get_origin(annotation) is dict:
         try:
             return yaml.safe_load(value)
@@ -93,7 +98,7 @@ def parse(value: str, annotation: Any) -> Any:
 def config_for(
     method: str | None, w_bits: int = 4, a_bits: int = 4, scope: str = "full", overrides: dict[str, str] | None = None
 ) -> PTQConfig:
-    """The config of a method; None is the best known one for the bits.  ``overrides`` are words as typed."""
+    """The config of a method; None is the default, the best known one.  ``overrides`` are words as typed."""
     kind = METHODS.get(method or BEST)
     if kind is None:
         raise ConfigError(f"unknown method {method!r}; known: {', '.join(METHODS)}")

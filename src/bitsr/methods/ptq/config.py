@@ -250,6 +250,33 @@ class HarmoQ(PTQConfig):
 
 
 @dataclass(frozen=True)
+class Best(PTQConfig):
+    """The stages that gain most, under one budget.
+
+    ``effort`` says how often statistics are refreshed (``groups``), from how many rows (``samples``), and how long the
+    whole network is learned (``learn_steps``, 0: not); each of those given goes before it.  ``learn_rate`` of weights
+    is in quantization steps; 0 leaves their codes as GPTQ has them and learns bounds alone.  ``rank`` of a low-rank
+    branch in floating point beside each layer, as in SVDQuant.
+    """
+
+    effort: Literal["fast", "default", "max"] = "default"
+    groups: int | None = None
+    samples: int | None = None
+    learn_steps: int | None = None
+    learn_rate: float = 0.02
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("groups", "samples"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"{name} is at least 1, got {getattr(self, name)}")
+        for name in ("learn_steps", "learn_rate", "rank"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"{name} is at least 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class HarmoQLiteral(PTQConfig):
     """HarmoQ's Algorithm 1 as printed.  ``iterations`` over each layer ("10-20"); ``anchored``: SRC starts from the
     pristine weight each time; ``ridge`` is lambda, absolute; ``samples``: rows of each layer."""

@@ -21,7 +21,7 @@ from bitsr.parts.quantizer import AffineQuantizer
 from bitsr.parts.undecided import BoundedWeight
 
 HELD = 8  # crops for model selection
-POOL = 64  # crops whose full-precision outputs are made once
+POOL = 64  # crops whose full-precision outputs are made once, unless a method asks for more
 
 Outputs = list[Tensor]  # the picture, then the feature maps asked for
 Loss = Callable[[Outputs, Outputs], Tensor]  # of the compressed network's and the full-precision one's
@@ -125,14 +125,14 @@ def channels_first(module: nn.Module, y: Tensor) -> Tensor:
 
 def train(
     work: Work, rates: Rates, loss: Loss = output_loss, *, steps: int, batch: int, crop: int, floor: float = 0.05,
-    features: Sequence[str] = (),
+    features: Sequence[str] = (), pool: int = POOL,
 ) -> None:  # fmt: skip
-    """Adam on ``rates`` with a short warm-up and a cosine down to ``floor`` of each rate, ``batch`` crops of ``crop``
-    LR pixels a step."""
+    """Adam on ``rates`` with a short warm-up and a cosine down to ``floor`` of each rate; a step takes ``batch`` of
+    ``pool`` crops of ``crop`` LR pixels."""
     generator = torch.Generator().manual_seed(work.seed)
-    pool = crops(work, POOL + HELD, crop, generator)
+    inputs = crops(work, pool + HELD, crop, generator)
     with torch.no_grad():
-        parts = [outputs_of(work.teacher, part, features) for part in pool.split(8)]
+        parts = [outputs_of(work.teacher, part, features) for part in inputs.split(8)]
     targets = [torch.cat(maps) for maps in zip(*parts, strict=True)]
     work.student.requires_grad_(False)
     for p, _ in rates:
@@ -141,7 +141,7 @@ def train(
 
     @torch.no_grad()
     def held_out() -> float:
-        return float((work.student(pool[POOL:]) - targets[0][POOL:]).square().mean())
+        return float((work.student(inputs[pool:]) - targets[0][pool:]).square().mean())
 
     best, kept = held_out(), [p.detach().clone() for p, _ in rates]
     every = max(10, steps // 6)
@@ -149,9 +149,9 @@ def train(
         cosine = 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * max(floor, cosine) * min(1.0, step / 10)
-        chosen = torch.randperm(POOL, generator=generator)[:batch]
+        chosen = torch.randperm(pool, generator=generator)[:batch]
         optimizer.zero_grad()
-        loss(outputs_of(work.student, pool[chosen], features), [t[chosen] for t in targets]).backward()
+        loss(outputs_of(work.student, inputs[chosen], features), [t[chosen] for t in targets]).backward()
         optimizer.step()
         if step % every == 0 or step == steps:
             now = held_out()

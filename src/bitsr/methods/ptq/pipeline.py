@@ -25,6 +25,7 @@ from bitsr.parts.undecided import on_grid
 from bitsr.runtime.color import to_float, to_network
 
 BATCH = 4
+STATISTICS = 8  # batches: further crops are for learning alone
 SYMMETRIC_FROM = 8  # weight bits from which rows are symmetric: no sum over the inputs when executed
 
 
@@ -205,7 +206,9 @@ def layerwise(
         size = max(1, math.ceil(len(names) / groups))
         for start in range(0, len(names), size):
             part = names[start : start + size]
-            rows, elements = collect(work.student, part, work.batches, samples, seed=work.seed, tiles=tiles)
+            rows, elements = collect(
+                work.student, part, work.batches[:STATISTICS], samples, seed=work.seed, tiles=tiles
+            )
             for name in part:
                 layer = work.layers[name]
                 if isinstance(layer, QuantMatMul):

@@ -1,0 +1,128 @@
+"""The default of bitsr: the stages that gain most, from several papers, under one budget.
+
+Input channels are smoothed and shifted (HarmoQ's HSO per channel), weights corrected on the quantized input (SRC) and
+rounded with GPTQ, bounds refined layer by layer (ABR), biases corrected.  Then weights, their grids, the bounds of
+activations and the biases are all learned together against the full-precision network's output, the rounding passed
+straight through: 2DQuant's DQC with the codes set free, or LSQ without ground truth.  docs/methods.md has what each
+stage gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from bitsr.methods.ptq.bounds import activation_bounds
+from bitsr.methods.ptq.config import Best
+from bitsr.methods.ptq.distill import Rates, activation_rates, bias_rates, step_of, train, weight_rates
+from bitsr.methods.ptq.gptq import round_with_gptq
+from bitsr.methods.ptq.harmoq import correct, refine_bounds, smooth
+from bitsr.methods.ptq.pipeline import (
+    SYMMETRIC_FROM,
+    LayerStep,
+    Stage,
+    Work,
+    bound_operands,
+    correct_bias,
+    layerwise,
+    set_bounds,
+)  # fmt: skip
+from bitsr.methods.ptq.svdquant import branch_off
+from bitsr.parts.layers import QuantLayer
+from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
+from bitsr.parts.undecided import BoundedWeight
+
+RIDGE, DAMPING = 0.03, 0.1  # of SRC and of GPTQ, as in HarmoQ
+BOUND_RATE, BIAS_RATE = 0.05, 5e-4  # in quantization steps; of the output's standard deviation
+
+
+CROP, BATCH = 32, 4  # of a step of learning: LR pixels a side, crops
+POOL = 1024  # different crops at most: weights, unlike bounds, learn few crops by heart
+
+
+@dataclass(frozen=True)
+class Effort:
+    """``groups``: how often statistics are refreshed, from ``samples`` rows.  ``abr_steps`` on each layer's bounds.
+    ``learn_steps`` on the whole network; three times as many where it has convolutions alone, which lose more and whose
+    steps are cheaper."""
+
+    groups: int
+    samples: int
+    abr_steps: int
+    learn_steps: int
+
+
+EFFORTS = {
+    "fast": Effort(groups=4, samples=4096, abr_steps=0, learn_steps=15),
+    "default": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=100),
+    "max": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=1200),
+}
+
+
+# ---- learning weights ----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def undecide(layer: QuantLayer) -> None:
+    """The codes of a decided weight may change again: its grid becomes bounds to learn, and the floating-point weight
+    one that rounds to those codes: itself where it does, the point of the grid elsewhere."""
+    decided = layer.decided
+    assert decided is not None
+    quantizer = AffineQuantizer(decided.bits, *bounds_of(decided))
+    codes = quantizer.codes(layer.weight.flatten(1)).view_as(decided.codes)
+    layer.weight.data = torch.where(codes == decided.codes, layer.weight, decided())
+    layer.weight_quantizer, layer.decided = BoundedWeight(quantizer), None
+
+
+def bounds_of(decided: DecidedWeight) -> tuple[torch.Tensor, torch.Tensor]:
+    """(lower, upper), each (rows, 1): the values of the least and of the greatest code."""
+    middle = decided.scale.new_zeros(()) if decided.mid is None else decided.mid
+    lower = (middle - 2 ** (decided.bits - 1) * decided.scale)[:, None]
+    return lower, lower + (2**decided.bits - 1) * decided.scale[:, None]
+
+
+def code_rates(work: Work, rate: float) -> Rates:
+    """Floating-point weights behind codes, by ``rate`` quantization steps; at 8 bit codes stay as they are."""
+    found: Rates = []
+    for layer in work.layers.values():
+        if isinstance(layer, QuantLayer) and layer.decided is not None and layer.w_bits < SYMMETRIC_FROM:
+            undecide(layer)
+            assert isinstance(layer.weight_quantizer, BoundedWeight)
+            found.append((layer.weight, rate * step_of(layer.weight_quantizer.quantizer)))
+    return found
+
+
+def learn(effort: Effort, rate: float) -> Stage:
+    """Everything that may move, against the full-precision network's output; ``rate`` of weights, 0: codes stay."""
+
+    def stage(work: Work) -> None:
+        rates = code_rates(work, rate) if rate else []
+        rates += activation_rates(work, BOUND_RATE) + weight_rates(work, BOUND_RATE) + bias_rates(work, BIAS_RATE)
+        transformer = any(isinstance(module, nn.Linear) for module in work.teacher.modules())
+        steps = effort.learn_steps * (1 if transformer else 3)
+        train(work, rates, steps=steps, batch=BATCH, crop=CROP, pool=min(POOL, steps * BATCH))
+
+    return stage
+
+
+# ---- the method ----------------------------------------------------------------------------------------------------
+
+
+def effort_of(config: Best) -> Effort:
+    """What the config's effort buys, with what it gives itself in place."""
+    given = {name: getattr(config, name) for name in ("groups", "samples", "learn_steps")}
+    return replace(EFFORTS[config.effort], **{name: value for name, value in given.items() if value is not None})
+
+
+def stages(config: Best) -> list[Stage]:
+    effort = effort_of(config)
+    steps: list[LayerStep] = [set_bounds(activation_bounds)]
+    if config.rank:
+        steps.append(branch_off(config.rank, weighted=True))
+    steps += [correct(RIDGE), round_with_gptq(DAMPING), refine_bounds(effort.abr_steps), correct_bias]
+    whole = [smooth, layerwise(steps, bound_operands(activation_bounds), effort.groups, effort.samples)]
+    if effort.learn_steps and config.fewest_bits < SYMMETRIC_FROM:  # nothing is left to gain at 8 bit
+        whole.append(learn(effort, config.learn_rate))
+    return whole
