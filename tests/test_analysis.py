@@ -127,10 +127,18 @@ def test_the_picture_draws_bars_to_scale() -> None:
     assert (orange > 0).sum() * 2 == (blue > 0).sum()
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = write_checkpoint(tmp_path / "tiny.safetensors", scale=2)
     calib = write_pictures(tmp_path / "calib", ["a.png", "b.png"], 160, 160)
     words = ["analyze", str(checkpoint), "--calib", str(calib), "--data", str(calib), "--limit", "1", "--bits", "4"]
+    kept: list[Analysis] = []
+
+    def once(*arguments: object, **options: object) -> Analysis:
+        if not kept:
+            kept.append(analyze(*arguments, **options))  # type: ignore[arg-type]
+        return kept[0]
+
+    monkeypatch.setattr("bitsr.analysis.measure.analyze", once)
     assert main([*words, "-o", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "one operand of all layers quantized" in out and "structural residual correction" in out

@@ -25,7 +25,6 @@ from bitsr.methods.ptq.pipeline import (
     Seen,
     apply_weight,
     begin,
-    bound_operands,
     centred,
     groups_of,
     layerwise,
@@ -33,7 +32,7 @@ from bitsr.methods.ptq.pipeline import (
 )
 from bitsr.methods.ptq.sensitivity import Kind, Sensitivity, kind_of, sensitivities
 from bitsr.methods.ptq.structural import correction
-from bitsr.parts.layers import QuantLayer
+from bitsr.parts.layers import QuantLayer, QuantMatMul
 
 Operand = Literal["weights", "activations", "both"]
 OPERANDS: tuple[Operand, ...] = ("weights", "activations", "both")
@@ -191,7 +190,8 @@ def layer_corrections(
         if layer.quantizer is not None:
             found.append(Correction(bits, names[layer], *_size_and_effect(layer, seen, HarmoQ.ridge)))
 
-    layerwise([set_bounds(activation_bounds), watch, unquantize], bound_operands(activation_bounds), samples=2048)(work)
+    steps = [set_bounds(activation_bounds), watch, unquantize]
+    layerwise(steps, leave_operands, HarmoQ.groups, HarmoQ.samples)(work)
     return found
 
 
@@ -199,18 +199,22 @@ def unquantize(layer: QuantLayer, seen: Seen) -> None:
     layer.quantizer = None
 
 
+def leave_operands(layer: QuantMatMul, operands: tuple[Tensor, Tensor]) -> None:
+    """SRC is for weights."""
+
+
 def _size_and_effect(layer: QuantLayer, seen: Seen, ridge: float) -> tuple[Kind, float, float]:
-    """What :class:`Correction` says; fitted on one half of the rows, judged on the other."""
+    """What :class:`Correction` says; fitted on three quarters of the rows, judged on the others."""
     x, quantized = seen.x, seen.quantized(layer)
-    half = len(x) // 2
+    part = len(x) * 3 // 4
     weight = layer.weight.detach().flatten(1)
     change = torch.zeros_like(weight)
     for rows, columns in groups_of(layer):
-        fit = centred(x[:half, columns]), centred(quantized[:half, columns])
+        fit = centred(x[:part, columns]), centred(quantized[:part, columns])
         change[rows] = correction("exact", weight[rows], *fit, ridge)
 
     def error(given: Tensor) -> float:
-        left = apply_weight(layer, weight, x[half:]) - apply_weight(layer, given, quantized[half:])
+        left = apply_weight(layer, weight, x[part:]) - apply_weight(layer, given, quantized[part:])
         return float(centred(left).square().mean())
 
     size = float(change.norm() / weight.norm().clamp_min(1e-12))
