@@ -29,8 +29,9 @@ import bitsr
 from bitsr.cli.goal import JUDGED
 from bitsr.data.calibration import calibration_crops, held_out_pairs, split
 from bitsr.methods.ptq import mixed
-from bitsr.methods.ptq.config import Dobi, PTQConfig
+from bitsr.methods.ptq.config import Dobi
 from bitsr.methods.ptq.pipeline import to_batches
+from bitsr.methods.ptq.scope import assign_bits
 from bitsr.methods.ptq.sensitivity import CROPS, SIDE, middle
 from bitsr.methods.registry import config_for, name_of
 from bitsr.program.counting import cost
@@ -61,9 +62,11 @@ def main() -> None:
     crops, pairs = calibration_crops(calibration, scale, 16), held_out_pairs(held, scale)
     lr = [pair.lr for pair in pairs]
     full = {folder: bitsr.evaluate(module, folder, scale).psnr_y for folder in options.data}
+    survey = mixed.survey(module, Dobi(), crops, lr)
     for bits in options.bits:
         config = config_for(options.method, bits, bits, overrides=dict(word.split("=") for word in options.set))
-        survey, size = None, None
+        survey = dataclasses.replace(survey, config=config, uniform=assign_bits(module, list(survey.sizes), config))
+        size = None
         for goal in ["uniform", *(["bytes", "bytes and BitOps"] if options.drop is None else [f"drop {options.drop}"])]:
             key = {"model": name, "method": name_of(config), "w_bits": bits, "a_bits": bits,
                    "options": " ".join(options.set), "goal": goal}  # fmt: skip
@@ -71,16 +74,15 @@ def main() -> None:
             if done(options.out, key) and (goal != "uniform" or path.exists()):
                 size = size or path.stat().st_size
                 continue
-            survey = survey or mixed.survey(module, config, crops, lr)
             start = time.process_time()
             if goal == "uniform":
                 small = bitsr.compress(module, config, crops)
             elif options.drop is not None:
                 judged = held_out_pairs(held, scale, JUDGED)
-                small = mixed.compress_within_drop(module, config, crops, judged, options.drop)
+                small = mixed.compress_within_drop(module, survey, crops, judged, options.drop)
             else:
                 budget = mixed.Budget(size, 1.0 if "BitOps" in goal else None)
-                small = mixed.compress_to_budget(module, config, crops, lr, budget)
+                small = mixed.compress_to_budget(module, survey, crops, budget)
             seconds = time.process_time() - start
             bitsr.save(small, path)
             size = size or path.stat().st_size
@@ -89,7 +91,7 @@ def main() -> None:
             figures = {
                 "bytes": path.stat().st_size, "bit_ops": f"{cost(model.program).bit_ops:.0f}",
                 "held_out_drop": f"{lost:.4f}", "cpu_seconds": f"{seconds:.0f}",
-                **errors(module, small, config, survey, crops, lr),
+                **errors(module, small, survey, crops, lr),
             }  # fmt: skip
             for folder in options.data:
                 result = bitsr.evaluate(model, folder, scale)
@@ -102,7 +104,7 @@ def main() -> None:
 
 
 def errors(
-    module: nn.Module, small: nn.Module, config: PTQConfig, survey: mixed.Survey, crops: Sequence[NDArray[np.uint8]],
+    module: nn.Module, small: nn.Module, survey: mixed.Survey, crops: Sequence[NDArray[np.uint8]],
     held: Sequence[NDArray[np.uint8]],
 ) -> dict[str, str]:  # fmt: skip
     """Of the chosen bits: predicted, measured with nearest rounding, measured with the method."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         SVDQuant,
         TwoDQuant,
     )
+    from bitsr.methods.ptq.mixed import Budget, allocate_bits
     from bitsr.runtime.model import Model, open
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _HOMES = {
     "BRECQ": "bitsr.methods.ptq.config",
     "Best": "bitsr.methods.ptq.config",
     "BitsrError": "bitsr.errors",
+    "Budget": "bitsr.methods.ptq.mixed",
     "DBDCPac": "bitsr.methods.ptq.config",
     "Descriptor": "bitsr.descriptor",
     "Dobi": "bitsr.methods.ptq.config",
@@ -69,6 +71,7 @@ _HOMES = {
     "SVDQuant": "bitsr.methods.ptq.config",
     "SmoothQuant": "bitsr.methods.ptq.config",
     "TwoDQuant": "bitsr.methods.ptq.config",
+    "allocate_bits": "bitsr.methods.ptq.mixed",
     "calibration_crops": "bitsr.data.calibration",
     "compress": "bitsr.methods.compress",
     "evaluate": "bitsr.evaluation.evaluate",
@@ -83,6 +86,7 @@ __all__ = [
     "BRECQ",
     "Best",
     "BitsrError",
+    "Budget",
     "DBDCPac",
     "Descriptor",
     "Dobi",
@@ -100,6 +104,7 @@ __all__ = [
     "SVDQuant",
     "SmoothQuant",
     "TwoDQuant",
+    "allocate_bits",
     "calibration_crops",
     "compress",
     "evaluate",

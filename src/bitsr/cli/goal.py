@@ -48,16 +48,14 @@ def compress_for(
     goal: Goal, module: Any, config: Any, calib: Path | None, precision: Literal["fp16", "fp32"], seed: int
 ) -> Any:
     """The compressed module.  Every tenth calibration picture is held out, and the choice is judged on those."""
-    from bitsr.methods.ptq.mixed import Budget, compress_to_budget, compress_within_drop
+    from bitsr.methods.ptq.mixed import Budget, compress_to_budget, compress_within_drop, survey
 
     scale = module.descriptor.scale
     calibration, held = split(calib)
     crops = bitsr.calibration_crops(calibration, scale, seed=seed)
+    pairs = held_out_pairs(held, scale, JUDGED, seed=seed)
+    found = survey(module, config, crops, [pair.lr for pair in pairs], seed)
     if goal.max_drop is not None:
-        pairs = held_out_pairs(held, scale, JUDGED, seed=seed)
-        return compress_within_drop(module, config, crops, pairs, goal.max_drop, seed=seed)
-    pairs = held_out_pairs(held, scale, seed=seed)
-    limits = Budget(goal.file_bytes, goal.bit_ops)
-    return compress_to_budget(
-        module, config, crops, [pair.lr for pair in pairs], limits, precision=precision, seed=seed
-    )
+        return compress_within_drop(module, found, crops, pairs, goal.max_drop, seed=seed)
+    budget = Budget(goal.file_bytes, goal.bit_ops)
+    return compress_to_budget(module, found, crops, budget, precision=precision, seed=seed)

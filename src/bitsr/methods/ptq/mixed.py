@@ -179,14 +179,14 @@ def allocate_bits(
 
 
 def compress_to_budget(
-    module: nn.Module, config: PTQConfig, pictures: Pictures, held: Pictures, budget: Budget, *,
+    module: nn.Module, found: Survey, pictures: Pictures, budget: Budget, *,
     precision: Literal["fp16", "fp32"] = "fp16", seed: int = 0,
 ) -> nn.Module:  # fmt: skip
-    """The compressed network with bits as :func:`allocate_bits` chooses them.
+    """The network compressed by the method of ``found.config``, with bits as :func:`allocate_bits` chooses them.
 
     Methods add numbers of their own to a file, so it is measured; where it is too large the choice is repeated.
+    Raises `ConfigError` where that does not help.
     """
-    found = survey(module, config, pictures, held, seed)
     overhead = _overhead(module, found, pictures) if budget.file_bytes else 0
     for _ in range(TRIES):
         small = compress(module, _within(found, budget, overhead), pictures, seed=seed)
@@ -204,7 +204,7 @@ def _within(found: Survey, budget: Budget, overhead: int) -> PTQConfig:
 
 def _overhead(module: nn.Module, found: Survey, pictures: Pictures) -> int:
     """Bytes of a packed file beside its layers."""
-    plain = MinMax(found.config.w_bits, found.config.a_bits, found.config.scope)
+    plain = MinMax(scope=found.config.scope, layer_bits=found.uniform)
     return packed_bytes(compress(module, plain, pictures[:1])) - round(found.total(found.uniform, "file_bytes"))
 
 
@@ -220,23 +220,23 @@ def packed_bytes(module: nn.Module, precision: Literal["fp16", "fp32"] = "fp16")
 
 
 def compress_within_drop(
-    module: nn.Module, config: PTQConfig, pictures: Pictures, pairs: Sequence[Pair], drop: float, *, seed: int = 0
+    module: nn.Module, found: Survey, pictures: Pictures, pairs: Sequence[Pair], drop: float, *, seed: int = 0
 ) -> nn.Module:
     """The cheapest compressed network that loses at most ``drop`` dB of PSNR-Y against ``module``, in the mean over
     that quarter of ``pairs`` which ``module`` does best: there rounding shows most.
 
-    No layer gets fewer bits than the config has; some may stay in floating point.  What is lost is measured on the
-    compressed network, noted as ``drop_db`` in its ``compression``, and the choice is repeated with the error that was
-    found.  Raises `ConfigError` where nothing can be compressed within ``drop``.
+    No layer gets fewer bits than ``found.config`` has; some may stay in floating point.  What is lost is measured on
+    the compressed network, noted as ``drop_db`` in its ``compression``, and the choice is repeated with the error that
+    was found.  Raises `ConfigError` where nothing can be compressed within ``drop``.
     """
     if not drop > 0:
         raise ConfigError(f"the allowed loss is a number of dB above 0, got {drop}")
-    found = survey(module, config, pictures, [pair.lr for pair in pairs], seed)
     full = scores(module, pairs)
     best_done = np.argsort(-full)[: math.ceil(len(pairs) / 4)]
     full, pairs = full[best_done], [pairs[i] for i in best_done]
     allowed = target = error_of_drop(full, drop)
-    missed, best, lost, kept = math.inf, None, math.inf, math.inf
+    kept, missed = 0.0, math.inf  # the largest target that was met, and the smallest that was not
+    best, best_lost = None, -math.inf
     for _ in range(TRIES):
         chosen = found.cheapest(target)
         if min(bits for pair in chosen.layer_bits.values() for bits in pair) >= FLOATING:
@@ -245,18 +245,18 @@ def compress_within_drop(
         lost = float(np.mean(full - scores(small, pairs)))
         ratio = allowed / max(error_of_drop(full, lost), 1e-12)
         if lost <= drop:
-            best, kept = small, lost  # targets only rise after a success, so this one is the cheapest so far
-            if lost > NEAR * drop or 2 * target > missed:
-                break
-            target = min(target * min(0.9 * ratio, 8.0), 0.7 * missed)
-        elif best is not None:
-            break
+            kept, best, best_lost = target, small, lost
+            target *= min(0.9 * ratio, 8.0)
         else:
             missed = target
             target *= min(0.8 * ratio, 0.7)
+        if NEAR * drop < best_lost or missed < 1.3 * kept:
+            break
+        if not kept < target < missed:
+            target = math.sqrt(kept * missed)
     if best is None:
-        raise ConfigError(f"no choice of bits keeps the loss within {drop} dB (last: {lost:.3f} dB); allow more")
-    best.compression["drop_db"] = round(kept, 4)  # type: ignore[index, operator]
+        raise ConfigError(f"no choice of bits that was tried keeps the loss within {drop} dB; allow more")
+    best.compression["drop_db"] = round(best_lost, 4)  # type: ignore[index, operator]
     return best
 
 
