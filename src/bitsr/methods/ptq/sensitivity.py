@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -30,7 +30,7 @@ from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul
 
 Kind = Literal["convolution", "linear", "attention"]
 WIDTHS = (2, 3, 4, 6, 8)
-ROWS = 512  # of each layer's input, for its bounds
+SEEN, ROWS = 16, 512  # pictures, and rows of each layer's input, for its bounds
 CROPS, SIDE = 4, 24  # what errors are measured on: crops and their side in LR pixels
 
 
@@ -71,26 +71,23 @@ def sensitivities(
     held: Sequence[NDArray[np.uint8]],
     widths: Sequence[int] = WIDTHS,
     seed: int = 0,
-    on_layer: Callable[[int, int], None] | None = None,
 ) -> dict[str, Sensitivity]:
     """The sensitivity of every layer in the scope of ``config``, in execution order.
 
-    Bounds are found on ``pictures``, LR crops HxWx3 uint8; errors are measured on ``held``, which should be others;
-    ``CROPS`` of them are used, and of these ``SIDE`` pixels.  ``on_layer`` is called with (number, of how many).
+    Bounds are found on the first ``SEEN`` of ``pictures``, LR crops HxWx3 uint8; errors are measured on ``held``, which
+    should be others; ``CROPS`` of them are used, and of these ``SIDE`` pixels.
     """
-    work = begin(module, pictures, dataclasses.replace(config, w_bits=8, a_bits=8, layer_bits={}), seed)
+    work = begin(module, pictures[:SEEN], dataclasses.replace(config, w_bits=8, a_bits=8, layer_bits={}), seed)
     x = torch.cat(to_batches([middle(p, SIDE) for p in held[:CROPS]], getattr(module, "descriptor", None)))
     network = Replay(work, x.to(work.batches[0].device))
     rows, elements = collect(work.student, list(work.layers), work.batches, ROWS, 2**16, seed)
     found = {}
-    for number, (name, layer) in enumerate(work.layers.items(), 1):
+    for name, layer in work.layers.items():
         with network.upto(name):
             if isinstance(layer, QuantMatMul):
                 found[name] = Sensitivity("attention", {}, of_product(layer, elements[name], network, widths))
             else:
                 found[name] = of_layer(work, name, layer, rows[name], network, widths)
-        if on_layer:
-            on_layer(number, len(work.layers))
     return found
 
 
