@@ -34,15 +34,28 @@ def binary(binarizer: str, mask: str) -> dict[str, Any]:
     return {"method": {"name": "binary", "binarizer": binarizer, "mask": mask}}
 
 
-PLUS: dict[str, Any] = {"method": {"name": "bssr_plus"}, "distill": {"output": 1.0}}
+def plus(distill: float = 0.0, **options: Any) -> dict[str, Any]:
+    entries = {"method": {"name": "bssr_plus", **options}}
+    return entries | ({"distill": {"output": distill}} if distill else {})
+
 
 ROWS: dict[str, dict[str, Any]] = {
     "BSSR": bssr(),
-    "BSSR+": PLUS,
+    "BSSR+": plus(1.0),
     **{f"{b} + {m}": binary(BINARIZERS[b], MASKS[m]) for m in MASKS for b in BINARIZERS},
     "full precision": {},
     "2:4 in floating point": binary("none", "srste"),
     "BSSR, no mask": bssr(keep=4),
+    # BSSR+ part by part
+    "scales": plus(start="weights", masked_gradient=False),
+    "scales, start": plus(masked_gradient=False),
+    "scales, start, masked gradient": plus(),
+    "scales, start, distillation": plus(1.0, masked_gradient=False),
+    "BSSR+, soft inputs": plus(1.0, soft_until=0.5),
+    "BSSR+, Bi-Real inputs": plus(1.0, activation_surrogate="bireal"),
+    "BSSR+, no mask": plus(1.0, keep=4),
+    "BSSR+, diagonal": plus(1.0, diagonal=True),
+    "BSSR+, rank 2": plus(1.0, rank=2),
     # Tables 2 and 3 of the paper
     "BSSR, K 16": bssr(group=16),
     "BSSR, K 64": bssr(group=64),
