@@ -39,6 +39,17 @@ def test_bits_that_are_no_pair_of_widths_are_refused(bits: object) -> None:
         config_from({"method": "minmax", "layer_bits": {"conv": bits}})
 
 
+def test_convolutions_of_a_transformer_but_its_ends_take_conv_bits(pictures: list) -> None:
+    module = make("swinir light x4")
+    eight, four = (bits_of(bitsr.compress(module, MinMax(4, 4, conv_bits=bits), pictures)) for bits in (8, 4))
+    changed = {"layers.0.conv": (4, 4), "conv_after_body": (4, 4)}
+    assert all(eight[name] == (8, 8) for name in changed) and four == eight | changed
+    assert eight["conv_first"] == eight["upsample.0"] == (8, 8)
+    assert bits_of(bitsr.compress(module, MinMax(6, 8, conv_bits=4), pictures))["conv_after_body"] == (6, 8)
+    with pytest.raises(ConfigError, match="conv_bits=5"):
+        MinMax(conv_bits=5)
+
+
 def test_unknown_layers_are_refused_with_near_names(pictures: list) -> None:
     with pytest.raises(ConfigError, match=r"no layer body.0.conv that .*near: body\.0\.conv[12]"):
         bitsr.compress(make("edsr"), MinMax(layer_bits={"body.0.conv": (4, 4)}), pictures)

@@ -16,19 +16,21 @@ class PTQConfig:
     """What every post-training method needs to know.
 
     ``w_bits`` / ``a_bits``: 2, 3, 4, 6 or 8; 16 and 32 leave the operand in floating point.  ``scope``: 'full'
-    packs every layer (in transformers the convolutions at 8 bit; in CNNs the first and last convolution and the
+    packs every layer (in transformers the convolutions at ``conv_bits``; in CNNs the first and last convolution and the
     channel/spatial attention branches at 8 bit); 'paper' quantizes what the papers do (transformers: linears and
     attention matmuls only; CNNs: every body convolution at the given bits).  ``layer_bits``: layer name -> (weight
-    bits, activation bits) of layers that differ from that; [weight bits, activation bits] in files.
+    bits, activation bits) of layers that differ from that; [weight bits, activation bits] in files.  ``conv_bits``, of
+    weights and inputs, is for a transformer's convolutions but the first and the last, which keep 8 bit.
     """
 
     w_bits: int = 4
     a_bits: int = 4
     scope: Literal["full", "paper"] = "full"
     layer_bits: dict[str, tuple[int, int]] = field(default_factory=dict, hash=False)
+    conv_bits: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("w_bits", "a_bits"):
+        for name in ("w_bits", "a_bits", "conv_bits"):
             check_bits(name, getattr(self, name))
         if self.scope not in ("full", "paper"):
             raise ConfigError(f"scope is 'full' or 'paper', got {self.scope!r}")

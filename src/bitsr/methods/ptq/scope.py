@@ -47,7 +47,7 @@ def assign_bits(model: nn.Module, order: Sequence[str], config: PTQConfig) -> di
     untouched: Sequence[str] = getattr(model, "floating", ())
     order = [name for name in order if not set(untouched) & set(name.split("."))]
     asked = (config.w_bits, config.a_bits)
-    edge = tuple(min(FLOATING, max(EDGE_BITS, bits)) for bits in asked)
+    edge, inner = (tuple(min(FLOATING, max(least, bits)) for bits in asked) for least in (EDGE_BITS, config.conv_bits))
     convolutions = [n for n in order if isinstance(model.get_submodule(n), nn.Conv2d)]
     transformer = len(convolutions) < len(order)
     sensitive: Sequence[str] = getattr(model, "eight_bit", ()) if config.scope == "full" else ()
@@ -56,8 +56,10 @@ def assign_bits(model: nn.Module, order: Sequence[str], config: PTQConfig) -> di
         module = model.get_submodule(name)
         if isinstance(module, nn.Linear | MatMul):
             bits[name] = asked
-        elif transformer:
-            bits[name] = (edge[0], edge[1]) if config.scope == "full" else (FLOATING, FLOATING)
+        elif transformer and config.scope == "paper":
+            bits[name] = (FLOATING, FLOATING)
+        elif transformer and name not in (convolutions[0], convolutions[-1]):
+            bits[name] = (inner[0], inner[1])
         elif name in (convolutions[0], convolutions[-1]) or any(s in name.split(".") for s in sensitive):
             bits[name] = (edge[0], edge[1])
         else:
