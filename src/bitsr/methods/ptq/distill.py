@@ -35,7 +35,7 @@ def output_loss(compressed: Outputs, full: Outputs) -> Tensor:
 
 def crops(work: Work, count: int, size: int, generator: torch.Generator) -> Tensor:
     """Random crops (count, C, size, size) with flips, from the calibration pictures."""
-    pictures = torch.cat(work.batches)
+    pictures = torch.cat(work.crops)
     size = min(size, *pictures.shape[2:])
     out = []
     for _ in range(count):

@@ -25,7 +25,7 @@ from bitsr.parts.undecided import on_grid
 from bitsr.runtime.color import to_float, to_network
 
 BATCH = 4
-STATISTICS = 8  # batches: further crops are for learning alone
+STATISTICS = 32  # crops: further ones are for learning alone
 SYMMETRIC_FROM = 8  # weight bits from which rows are symmetric: no sum over the inputs when executed
 
 
@@ -41,11 +41,13 @@ def to_batches(pictures: Sequence[NDArray[np.uint8]], descriptor: Descriptor | N
 
 @dataclass
 class Work:
-    """Teacher (untouched) and student (compressed in place), and the calibration crops as batches on their device."""
+    """Teacher (untouched) and student (compressed in place), and the calibration crops as batches on their device:
+    ``batches`` for statistics, all in ``crops``."""
 
     teacher: nn.Module
     student: nn.Module
     batches: list[Tensor]
+    crops: list[Tensor]
     config: PTQConfig
     seed: int
     layers: dict[str, QuantLayer | QuantMatMul] = field(default_factory=dict)
@@ -62,11 +64,12 @@ def begin(model: nn.Module, pictures: Sequence[NDArray[np.uint8]], config: PTQCo
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     fold_batch_norms(teacher)
     student = copy.deepcopy(teacher)
-    batches = [b.to(next(model.parameters()).device) for b in to_batches(pictures, getattr(model, "descriptor", None))]
+    crops = [b.to(next(model.parameters()).device) for b in to_batches(pictures, getattr(model, "descriptor", None))]
+    batches = crops[: STATISTICS // BATCH]
     bits = assign_bits(teacher, execution_order(teacher, batches[0][:1]), config)
     if not bits and min(config.w_bits, config.a_bits) < 16 and not config.layer_bits:
         raise ConfigError(f"{type(model).__name__} has no linear layer or convolution that could be compressed")
-    work = Work(teacher, student, batches, config, seed)
+    work = Work(teacher, student, batches, crops, config, seed)
     for name, (w_bits, a_bits) in bits.items():
         work.layers[name] = replace(student, name, w_bits, a_bits)
     return work
@@ -206,9 +209,7 @@ def layerwise(
         size = max(1, math.ceil(len(names) / groups))
         for start in range(0, len(names), size):
             part = names[start : start + size]
-            rows, elements = collect(
-                work.student, part, work.batches[:STATISTICS], samples, seed=work.seed, tiles=tiles
-            )
+            rows, elements = collect(work.student, part, work.batches, samples, seed=work.seed, tiles=tiles)
             for name in part:
                 layer = work.layers[name]
                 if isinstance(layer, QuantMatMul):
