@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import itertools
 import json
@@ -19,7 +20,7 @@ from bitsr.data.calibration import calibration_crops, held_out_pairs, split
 from bitsr.data.imresize import imresize
 from bitsr.errors import ConfigError, PictureError
 from bitsr.methods.ptq import mixed
-from bitsr.methods.ptq.allocation import LayerSize, Option, best_options
+from bitsr.methods.ptq.allocation import LayerSize, Option, best_options, stdout_to_stderr
 from bitsr.methods.ptq.config import Dobi, MinMax
 from bitsr.methods.ptq.mixed import Budget, compress_to_budget, compress_within_drop, layer_sizes, packed_bytes, survey
 from bitsr.methods.ptq.pipeline import begin, to_batches
@@ -128,6 +129,15 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
     )  # fmt: skip
     possible = (c for c in itertools.product(*options.values()) if all(total(c, q) <= limits[q] for q in limits))
     assert total(chosen.values(), "error") == pytest.approx(min(total(c, "error") for c in possible), rel=1e-5)
+
+
+def test_the_solver_leaves_stdout_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    print_to = ctypes.CDLL(None).puts
+    with stdout_to_stderr():
+        print_to(b"of a library")
+    print("of ours", flush=True)
+    out, err = capfd.readouterr()
+    assert out == "of ours\n" and err == "of a library\n"
 
 
 def test_limits_that_nothing_meets_are_refused() -> None:

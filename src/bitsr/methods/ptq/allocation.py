@@ -3,7 +3,10 @@ programming."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,11 +88,27 @@ def best_options(
         constraints.append(LinearConstraint(amounts / limit, -np.inf, 1))
     costs = np.array([objective(option) for _, option in flat])
     scale = sum(min(map(objective, several)) for several in pool.values()) or costs.max() or 1.0
-    result = milp(  # without presolve, which prints to stdout where it has to repair a solution
-        costs / scale, integrality=np.ones(len(flat)), bounds=Bounds(0, 1), constraints=constraints,
-        options={"mip_rel_gap": 1e-6, "time_limit": SECONDS, "presolve": False},
-    )  # fmt: skip
+    with stdout_to_stderr():
+        result = milp(
+            costs / scale, integrality=np.ones(len(flat)), bounds=Bounds(0, 1), constraints=constraints,
+            options={"mip_rel_gap": 1e-6, "time_limit": SECONDS},
+        )  # fmt: skip
     if result.x is None:
         raise ConfigError(f"no choice of bits stays within all limits ({result.message})")
     chosen = {row: option for (row, option), share in zip(flat, result.x, strict=True) if share > 0.5}
     return {name: chosen[row] for row, name in enumerate(pool)}
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Whatever compiled code prints to stdout goes to stderr; HiGHS has a line there which no option silences."""
+    flush = getattr(ctypes.CDLL(None), "fflush", None) if os.name == "posix" else None
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        if flush is not None:
+            flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)

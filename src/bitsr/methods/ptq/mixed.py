@@ -205,7 +205,7 @@ def _within(found: Survey, budget: Budget, overhead: int) -> PTQConfig:
 def _overhead(module: nn.Module, found: Survey, pictures: Pictures) -> int:
     """Bytes of a packed file beside its layers."""
     plain = MinMax(scope=found.config.scope, layer_bits=found.uniform)
-    return packed_bytes(compress(module, plain, pictures[:1])) - round(found.total(found.uniform, "file_bytes"))
+    return packed_bytes(compress(module, plain, pictures[:8])) - round(found.total(found.uniform, "file_bytes"))
 
 
 def packed_bytes(module: nn.Module, precision: Literal["fp16", "fp32"] = "fp16") -> int:
