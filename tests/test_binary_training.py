@@ -20,10 +20,12 @@ from bitsr.data.pictures import write_picture
 from bitsr.errors import ConfigError
 from bitsr.format import read_program
 from bitsr.lowering import lower
-from bitsr.methods.binary.config import BSSR, Binary
+from bitsr.methods.binary.config import BSSR, Binary, BSSRPlus
+from bitsr.methods.binary.plus_training import PlusTraining
 from bitsr.methods.binary.training import SignTraining, binary_layers, linears
 from bitsr.methods.trained import dump_trained, trained_config
 from bitsr.parts.frozen_binary import FrozenBinary
+from bitsr.parts.pointwise import pointwise_as_linears
 from bitsr.program import steps
 from bitsr.program.counting import tensor_bytes
 from bitsr.program.reference import run
@@ -67,6 +69,35 @@ def test_linears_of_mambairv2_light(skip: tuple[str, ...], layers: int, weights:
     chosen = dict(linears(MambaIRv2Light(), 4, skip))
     assert len(chosen) == layers
     assert sum(layer.weight.numel() for layer in chosen.values()) == weights
+
+
+def test_pointwise_convolutions_are_linears_too() -> None:
+    model = MambaIRv2Light()
+    pointwise_as_linears(model)
+    chosen = dict(linears(model, 4, ("route",)))
+    assert len(chosen) == 160
+    assert sum(layer.weight.numel() for layer in chosen.values()) == 414_720
+
+
+@pytest.mark.parametrize("plus", [False, True])
+def test_pointwise_convolutions_are_packed_as_signs(plus: bool) -> None:
+    model = make("mambairv2 light x4")
+    x = picture(model)
+    as_linears = copy.deepcopy(model)
+    pointwise_as_linears(as_linears)
+    with torch.no_grad():
+        torch.testing.assert_close(as_linears(x), model(x), rtol=0, atol=1e-5)
+    crop = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    method = SignTraining(BSSR(pointwise=True))
+    if plus:
+        method = PlusTraining(BSSRPlus(pointwise=True), lambda count, size: [crop], 0)
+    frozen = method.freeze(method.prepare(model))
+    frozen.descriptor = descriptor_of(model)  # type: ignore[assignment]
+    with torch.no_grad():
+        expected = hwc(frozen(x))
+    program = lower(frozen, precision="fp32")
+    assert sum("in_proj" in step.output for step in program.steps if isinstance(step, steps.BinaryLinear)) == 2
+    assert np.abs(run(program, hwc(x)) - expected).mean() < 1e-3 * np.ptp(expected)
 
 
 def test_mambairv2_light_is_packed_with_all_its_linears_as_signs() -> None:

@@ -9,6 +9,7 @@ from bitsr.lowering.registry import register_lowering
 from bitsr.parts.binarizers import RPReLU
 from bitsr.parts.branches import Diagonal, LowRank
 from bitsr.parts.frozen_binary import FrozenBinary
+from bitsr.parts.pointwise import PointwiseLinear
 
 
 def lower_binary(module: FrozenBinary, builder: Builder, x: str) -> str:
@@ -31,6 +32,10 @@ def lower_diagonal(module: Diagonal, builder: Builder, x: str) -> str:
     return builder.affine(_matched(module.inputs, len(module.factor), builder, x), module.factor.tolist())
 
 
+def lower_pointwise(module: PointwiseLinear, builder: Builder, x: str) -> str:
+    return builder.apply(x, module.linear)
+
+
 def lower_low_rank(module: LowRank, builder: Builder, x: str) -> str:
     return builder.apply(builder.apply(x, module.down), module.up)
 
@@ -51,3 +56,4 @@ register_lowering(FrozenBinary, lower_binary)
 register_lowering(RPReLU, lower_rprelu)
 register_lowering(Diagonal, lower_diagonal)
 register_lowering(LowRank, lower_low_rank)
+register_lowering(PointwiseLinear, lower_pointwise)

@@ -30,8 +30,8 @@ class BSSR:
 
     Inputs: sign(gain * x + shift) with a ``gain`` per channel or one for all, and ``activation_surrogate``.
 
-    ``skip``: linears with one of these parts in their name stay in floating point, as do those whose inputs are no
-    whole blocks.
+    ``pointwise``: convolutions of 1x1 are linears too (the ``in_proj`` of MambaIRv2).  ``skip``: linears with one of
+    these parts in their name stay in floating point, as do those whose inputs are no whole blocks.
     """
 
     keep: int = 2
@@ -52,6 +52,7 @@ class BSSR:
     decay_rate: float = 2e-4
     activation_surrogate: Literal["tanh", "bireal", "clip"] = "tanh"
     gain: Literal["channel", "scalar"] = "channel"
+    pointwise: bool = False
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

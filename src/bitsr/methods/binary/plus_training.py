@@ -15,6 +15,7 @@ from bitsr.methods.ptq.pipeline import to_batches
 from bitsr.methods.ptq.samples import collect
 from bitsr.methods.ptq.scope import execution_order
 from bitsr.methods.trained import LRCrops
+from bitsr.parts.pointwise import pointwise_as_linears
 
 ROWS = 8192  # positions that a layer is fitted to
 
@@ -47,6 +48,8 @@ class PlusTraining(SignTraining):
         device = next(student.parameters()).device
         batches = [b.to(device) for b in to_batches(crops, getattr(teacher, "descriptor", None))]
         teacher = copy.deepcopy(teacher).eval()
+        if self.config.pointwise:
+            pointwise_as_linears(teacher)
         student.eval()
         names = [n for n in execution_order(teacher, batches[0][:1]) if _is_plus(student, n)]
         wanted = collect(teacher, names, batches, ROWS, seed=self.seed)[0]

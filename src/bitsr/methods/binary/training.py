@@ -30,6 +30,7 @@ from bitsr.parts.binarizers import ActivationBinarizer, RPReLU, WeightBinarizer
 from bitsr.parts.binary_layers import BinaryLayer, BinaryLinear
 from bitsr.parts.frozen_binary import freeze_layer
 from bitsr.parts.masks import Masks
+from bitsr.parts.pointwise import pointwise_as_linears
 
 
 class SignTraining(FullPrecision):
@@ -44,6 +45,8 @@ class SignTraining(FullPrecision):
         student = super().prepare(model)
         if isinstance(self.config, Binary) and self.config.mask == "drc":
             halve_channels(student)
+        if isinstance(self.config, BSSR) and self.config.pointwise:
+            pointwise_as_linears(student)
         make = self.maker()
         chosen = dict(linears(student, self.config.block if _masked(self.config) else 1, self.config.skip))
         if not chosen:
