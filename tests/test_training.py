@@ -96,6 +96,17 @@ def test_recipes_of_the_repository_are_valid():
         assert recipe_from(yaml.safe_load(yaml.safe_dump(recipe.to_dict()))) == recipe
 
 
+def test_committed_weights_are_what_their_recipes_train():
+    recipes = Path(__file__).parents[1] / "recipes"
+    weights = sorted((recipes / "weights").glob("*.safetensors"))
+    assert weights
+    for path in weights:
+        recipe, module = load_recipe(recipes / "train" / f"{path.stem}.yaml"), bitsr.load(path)
+        assert (module.descriptor.arch, module.descriptor.scale) == (recipe.arch, recipe.scale)
+        assert path.stat().st_size < 2.5e6
+
+
+
 @pytest.mark.parametrize(
     "values, words",
     [
