@@ -106,7 +106,6 @@ def test_committed_weights_are_what_their_recipes_train():
         assert path.stat().st_size < 2.5e6
 
 
-
 @pytest.mark.parametrize(
     "values, words",
     [
