@@ -143,7 +143,7 @@ def test_sets_that_cannot_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_bundled_calibration_crops(scale: int) -> None:
     crops = calibration_crops(None, scale)
-    assert len(crops) == 32
+    assert len(crops) == 128
     assert all(crop.shape == (64, 64, 3) and crop.dtype == np.uint8 for crop in crops)
     assert np.concatenate(crops).min() < 10 and np.concatenate(crops).max() > 245
     assert len({crop.tobytes() for crop in crops}) >= 30

@@ -55,7 +55,7 @@ class Effort:
 
 
 EFFORTS = {
-    "fast": Effort(groups=4, samples=4096, abr_steps=0, learn_steps=15),
+    "fast": Effort(groups=1, samples=2048, abr_steps=0, learn_steps=5),
     "default": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=100),
     "max": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=1200),
 }
