@@ -132,8 +132,7 @@ def replace(root: nn.Module, name: str, w_bits: int, a_bits: int) -> QuantLayer 
         layer = QuantMatMul(a_bits)
     else:
         raise TypeError(f"{name} is a {type(source).__name__}; linears, convolutions and MatMul have compressed twins")
-    parent, _, child = name.rpartition(".")
-    setattr(root.get_submodule(parent), child, layer.train(source.training))
+    root.set_submodule(name, layer.train(source.training))
     return layer
 
 

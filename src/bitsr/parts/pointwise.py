@@ -34,5 +34,4 @@ def pointwise_as_linears(root: nn.Module) -> None:
     """Replaces the 1x1 convolutions of ``root``, in place."""
     for name, module in list(root.named_modules()):
         if name and is_pointwise(module):
-            parent, _, child = name.rpartition(".")
-            setattr(root.get_submodule(parent), child, PointwiseLinear(module))  # type: ignore[arg-type]
+            root.set_submodule(name, PointwiseLinear(module))  # type: ignore[arg-type]

@@ -177,3 +177,14 @@ class DecidedWeight(nn.Module):
         tail = [1] * (self.codes.ndim - 1)
         weight = (self.codes.float() - 2 ** (self.bits - 1)) * self.scale.view(-1, *tail)
         return weight if self.mid is None else weight + self.mid.view(-1, *tail)
+
+    @property
+    def lower(self) -> Tensor:
+        """The value of code 0 in each row."""
+        lower = -(2 ** (self.bits - 1)) * self.scale
+        return lower if self.mid is None else self.mid + lower
+
+    def latent(self, weight: Tensor, codes: Tensor) -> Tensor:
+        """A floating-point weight that rounds to the codes that are decided: ``weight``, which rounds to ``codes``,
+        where they are the same, the grid elsewhere."""
+        return torch.where(codes == self.codes, weight, self())

@@ -52,7 +52,7 @@ class SignTraining(FullPrecision):
         if not chosen:
             raise ConfigError("the network has no linear layers to binarize")
         for name, source in chosen.items():
-            _put(student, name, make(source))
+            student.set_submodule(name, make(source))
         return student.train()
 
     def maker(self) -> Callable[[nn.Linear], BinaryLinear]:
@@ -82,7 +82,7 @@ class SignTraining(FullPrecision):
         frozen = super().freeze(model)
         for name, layer in list(frozen.named_modules()):
             if isinstance(layer, BinaryLayer):
-                _put(frozen, name, _frozen(layer))
+                frozen.set_submodule(name, _frozen(layer))
         options = dump_trained(self.config)
         frozen.compression = {"method": options.pop("name"), **options}  # type: ignore[assignment]
         return frozen.requires_grad_(False).eval()
@@ -101,11 +101,6 @@ def binary_layers(model: nn.Module) -> Iterator[BinaryLayer]:
 
 def _masked(config: BSSR | Binary) -> bool:
     return isinstance(config, BSSR) or config.mask not in ("none", "drc")
-
-
-def _put(root: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(root.get_submodule(parent), child, layer)
 
 
 def _beside(layer: BinaryLayer) -> Iterator[nn.Parameter]:

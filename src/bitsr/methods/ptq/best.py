@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from bitsr.methods.ptq.bounds import activation_bounds
-from bitsr.methods.ptq.config import Best
-from bitsr.methods.ptq.distill import Rates, activation_rates, bias_rates, step_of, train, weight_rates
+from bitsr.methods.ptq.config import Best, HarmoQ
+from bitsr.methods.ptq.distill import Rates, all_rates, step_of, train
 from bitsr.methods.ptq.gptq import round_with_gptq
 from bitsr.methods.ptq.harmoq import correct, refine_bounds, smooth
 from bitsr.methods.ptq.pipeline import (
@@ -31,14 +31,9 @@ from bitsr.methods.ptq.pipeline import (
 )  # fmt: skip
 from bitsr.methods.ptq.svdquant import branch_off
 from bitsr.parts.layers import QuantLayer
-from bitsr.parts.quantizer import AffineQuantizer, DecidedWeight
+from bitsr.parts.quantizer import AffineQuantizer
 from bitsr.parts.undecided import BoundedWeight
 
-RIDGE, DAMPING = 0.03, 0.1  # of SRC and of GPTQ, as in HarmoQ
-BOUND_RATE, BIAS_RATE = 0.05, 5e-4  # in quantization steps; of the output's standard deviation
-
-
-CROP, BATCH = 32, 4  # of a step of learning: LR pixels a side, crops
 POOL = 1024  # different crops at most: weights, unlike bounds, learn few crops by heart
 
 
@@ -70,17 +65,11 @@ def undecide(layer: QuantLayer) -> None:
     one that rounds to those codes: itself where it does, the point of the grid elsewhere."""
     decided = layer.decided
     assert decided is not None
-    quantizer = AffineQuantizer(decided.bits, *bounds_of(decided))
+    lower = decided.lower[:, None]
+    quantizer = AffineQuantizer(decided.bits, lower, lower + (2**decided.bits - 1) * decided.scale[:, None])
     codes = quantizer.codes(layer.weight.flatten(1)).view_as(decided.codes)
-    layer.weight.data = torch.where(codes == decided.codes, layer.weight, decided())
+    layer.weight.data = decided.latent(layer.weight, codes)
     layer.weight_quantizer, layer.decided = BoundedWeight(quantizer), None
-
-
-def bounds_of(decided: DecidedWeight) -> tuple[torch.Tensor, torch.Tensor]:
-    """(lower, upper), each (rows, 1): the values of the least and of the greatest code."""
-    middle = decided.scale.new_zeros(()) if decided.mid is None else decided.mid
-    lower = (middle - 2 ** (decided.bits - 1) * decided.scale)[:, None]
-    return lower, lower + (2**decided.bits - 1) * decided.scale[:, None]
 
 
 def code_rates(work: Work, rate: float) -> Rates:
@@ -99,10 +88,11 @@ def learn(effort: Effort, rate: float) -> Stage:
 
     def stage(work: Work) -> None:
         rates = code_rates(work, rate) if rate else []
-        rates += activation_rates(work, BOUND_RATE) + weight_rates(work, BOUND_RATE) + bias_rates(work, BIAS_RATE)
+        rates += all_rates(work, HarmoQ.distill_lr)
         transformer = any(isinstance(module, nn.Linear) for module in work.teacher.modules())
         steps = effort.learn_steps * (1 if transformer else 3)
-        train(work, rates, steps=steps, batch=BATCH, crop=CROP, pool=min(POOL, steps * BATCH))
+        batch = HarmoQ.distill_batch
+        train(work, rates, steps=steps, batch=batch, crop=HarmoQ.distill_crop, pool=min(POOL, steps * batch))
 
     return stage
 
@@ -121,7 +111,7 @@ def stages(config: Best) -> list[Stage]:
     steps: list[LayerStep] = [set_bounds(activation_bounds)]
     if config.rank:
         steps.append(branch_off(config.rank, weighted=True))
-    steps += [correct(RIDGE), round_with_gptq(DAMPING), refine_bounds(effort.abr_steps), correct_bias]
+    steps += [correct(HarmoQ.ridge), round_with_gptq(HarmoQ.damping), refine_bounds(effort.abr_steps), correct_bias]
     whole = [smooth, layerwise(steps, bound_operands(activation_bounds), effort.groups, effort.samples)]
     if effort.learn_steps and config.fewest_bits < SYMMETRIC_FROM:  # nothing is left to gain at 8 bit
         whole.append(learn(effort, config.learn_rate))

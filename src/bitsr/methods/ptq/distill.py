@@ -87,6 +87,11 @@ def bias_rates(work: Work, rate: float) -> Rates:
     return [(layer.bias, rate * work.output_std[n]) for n, layer in layers.items() if layer.bias is not None]
 
 
+def all_rates(work: Work, rate: float) -> Rates:
+    """Bounds, scales and offsets by ``rate`` quantization steps, biases by a hundredth of it."""
+    return activation_rates(work, rate) + weight_rates(work, rate) + bias_rates(work, 0.01 * rate)
+
+
 def step_of(quantizer: AffineQuantizer) -> float:
     return float(quantizer.grid()[1].abs().mean())
 
@@ -166,6 +171,10 @@ def distill(work: Work) -> None:
     """HarmoQ's last stage: bounds, weight scales and offsets, and biases."""
     config = work.config
     assert isinstance(config, HarmoQ)
-    rates = activation_rates(work, config.distill_lr) + weight_rates(work, config.distill_lr)
-    rates += bias_rates(work, 0.01 * config.distill_lr)
-    train(work, rates, steps=config.distill_steps, batch=config.distill_batch, crop=config.distill_crop)
+    train(
+        work,
+        all_rates(work, config.distill_lr),
+        steps=config.distill_steps,
+        batch=config.distill_batch,
+        crop=config.distill_crop,
+    )

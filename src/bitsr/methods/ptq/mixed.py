@@ -11,6 +11,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -87,10 +88,10 @@ class Survey:
         """The config with the bits of least error whose layers take at most so many bytes and BitOps."""
         limits = []
         if file_bytes is not None:
-            limits.append((_file_bytes, file_bytes))
+            limits.append((attrgetter("file_bytes"), file_bytes))
         if bit_ops is not None:
-            limits.append((_bit_ops, bit_ops))
-        return self._with(best_options(self.options((2, 2), floating=False), _error, limits))
+            limits.append((attrgetter("bit_ops"), bit_ops))
+        return self._with(best_options(self.options((2, 2), floating=False), attrgetter("error"), limits))
 
     def cheapest(self, error: float) -> PTQConfig:
         """The config with the bits of least cost, none below its own, whose errors add up to at most ``error``.
@@ -104,23 +105,11 @@ class Survey:
             return option.file_bytes / max(total_bytes, 1) + option.bit_ops / total_ops
 
         options = self.options((self.config.w_bits, self.config.a_bits), floating=True)
-        return self._with(best_options(options, cost, [(_error, error)]))
+        return self._with(best_options(options, cost, [(attrgetter("error"), error)]))
 
     def _with(self, chosen: dict[str, Option]) -> PTQConfig:
         bits = {name: (option.w_bits, option.a_bits) for name, option in chosen.items()}
         return dataclasses.replace(self.config, layer_bits={**self.config.layer_bits, **bits})
-
-
-def _error(option: Option) -> float:
-    return option.error
-
-
-def _file_bytes(option: Option) -> float:
-    return option.file_bytes
-
-
-def _bit_ops(option: Option) -> float:
-    return option.bit_ops
 
 
 # ---- what is known of the layers -----------------------------------------------------------------------------------

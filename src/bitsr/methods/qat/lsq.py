@@ -99,10 +99,13 @@ class LearnedWeight(nn.Module):
         super().__init__()
         self.bits = start.bits
         self.middle = 2 ** (start.bits - 1)
-        lower = -self.middle * start.scale if start.mid is None else start.mid - self.middle * start.scale
         column = (-1,) + (1,) * (start.codes.ndim - 1)
         self.grid = LearnedGrid(
-            start.bits, lower.view(column), start.scale.view(column), shifted=start.mid is not None, integer_zero=False
+            start.bits,
+            start.lower.view(column),
+            start.scale.view(column),
+            shifted=start.mid is not None,
+            integer_zero=False,
         )
 
     @torch.no_grad()
@@ -127,9 +130,13 @@ class LearnedSteps(FullPrecision):
     def __init__(self, config: LSQ, crops: LRCrops, seed: int) -> None:
         self.config, self.crops, self.seed = config, crops, seed
 
+    @property
+    def start(self) -> PTQConfig:
+        """The post-training method that gives the bounds to start from."""
+        return METHODS[self.config.start](self.config.w_bits, self.config.a_bits, self.config.scope)
+
     def prepare(self, model: nn.Module) -> nn.Module:
-        config = self.config
-        start: PTQConfig = METHODS[config.start](config.w_bits, config.a_bits, config.scope)
+        config, start = self.config, self.start
         work = begin(model, self.crops(config.calibration, config.calibration_size), start, self.seed)
         for stage in stages_of(start):
             stage(work)
@@ -144,9 +151,7 @@ class LearnedSteps(FullPrecision):
         return work.student.requires_grad_(True).train()
 
     def rebuild(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-        config = self.config
-        start: PTQConfig = METHODS[config.start](config.w_bits, config.a_bits, config.scope)
-        work = begin(model, self.crops(1, config.calibration_size), start, self.seed)
+        work = begin(model, self.crops(1, self.config.calibration_size), self.start, self.seed)
         for name, layer in work.layers.items():
             equip(layer, parts_of(state, f"{name}."))
         work.student.load_state_dict(state)
@@ -199,4 +204,4 @@ def equip(layer: QuantLayer | QuantMatMul, state: Mapping[str, Tensor]) -> None:
 @torch.no_grad()
 def latent(weight: Tensor, decided: DecidedWeight, quantizer: LearnedWeight) -> Tensor:
     """A floating-point weight that rounds to the decided codes: the weight itself where it does, the grid elsewhere."""
-    return torch.where(quantizer.frozen(weight).codes == decided.codes, weight, decided())
+    return decided.latent(weight, quantizer.frozen(weight).codes)
