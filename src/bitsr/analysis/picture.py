@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from bitsr.analysis.measure import Analysis
-from bitsr.data.files import write_atomically
+from bitsr.evaluation.chart import FAINT, HEADING, INK, MARGIN, SMALL, WIDTH, font, section, sheet, write_png
 
-WIDTH, MARGIN, LINE, BAR, HEADING = 1600, 48, 44, 26, 96  # pixels
+LINE, BAR = 44, 26  # pixels
 LABELS, NUMBERS = 320, 200  # to the left and to the right of the bars
-TEXT, SMALL, TITLE = 24, 20, 32
-INK, FAINT, PAPER, RULE = "#1f2430", "#6b7280", "#ffffff", "#e5e7eb"
 COLOURS = {"weights": "#2563eb", "activations": "#d97706", "both": "#9ca3af", "SRC": "#059669"}
 
 
@@ -34,9 +31,7 @@ Section = tuple[str, list[Bar]]
 
 def write_picture(analysis: Analysis, title: str, path: Path) -> None:
     """Draw ``analysis`` as a PNG."""
-    stream = BytesIO()
-    draw_sections(sections(analysis), title).save(stream, "PNG")
-    write_atomically(path, stream.getvalue())
+    write_png(draw_sections(sections(analysis), title), path)
 
 
 def sections(analysis: Analysis) -> list[Section]:
@@ -62,19 +57,15 @@ def sections(analysis: Analysis) -> list[Section]:
 
 def draw_sections(content: Sequence[Section], title: str) -> Image.Image:
     """Each section has a scale of its own."""
-    height = 2 * MARGIN + HEADING + sum(LINE * (len(bars) + 1) + LINE // 2 for _, bars in content)
-    image = Image.new("RGB", (WIDTH, height), PAPER)
-    draw = ImageDraw.Draw(image)
-    draw.text((MARGIN, MARGIN), title, INK, _font(TITLE))
+    image, draw = sheet(sum(LINE * (len(bars) + 1) + LINE // 2 for _, bars in content), title)
     x = MARGIN
     for name, colour in COLOURS.items():
         draw.rectangle((x, MARGIN + 52, x + 18, MARGIN + 70), colour)
-        draw.text((x + 28, MARGIN + 61), name, FAINT, _font(SMALL), anchor="lm")
-        x += 60 + round(_font(SMALL).getlength(name))
+        draw.text((x + 28, MARGIN + 61), name, FAINT, font(SMALL), anchor="lm")
+        x += 60 + round(font(SMALL).getlength(name))
     y = MARGIN + HEADING
     for heading, bars in content:
-        draw.text((MARGIN, y + LINE // 2), heading, INK, _font(TEXT), anchor="lm")
-        draw.line((MARGIN, y + LINE - 6, WIDTH - MARGIN, y + LINE - 6), RULE, 2)
+        section(draw, heading, y, LINE)
         y += LINE
         longest = max(sum(length for length, _ in bar.parts) for bar in bars) or 1.0
         for bar in bars:
@@ -86,12 +77,8 @@ def draw_sections(content: Sequence[Section], title: str) -> Image.Image:
 
 def _draw_bar(draw: ImageDraw.ImageDraw, bar: Bar, y: int, scale: float) -> None:
     x = float(MARGIN + LABELS)
-    draw.text((x - 24, y), bar.label, INK, _font(SMALL), anchor="rm")
+    draw.text((x - 24, y), bar.label, INK, font(SMALL), anchor="rm")
     for length, colour in bar.parts:
         draw.rectangle((x, y - BAR // 2, x + max(2.0, length * scale), y + BAR // 2), COLOURS[colour])
         x += max(2.0, length * scale)
-    draw.text((x + 14, y), bar.text, INK, _font(SMALL), anchor="lm")
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    draw.text((x + 14, y), bar.text, INK, font(SMALL), anchor="lm")

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from bitsr.data.files import write_atomically
+from bitsr.evaluation.chart import FAINT, HEADING, INK, MARGIN, SMALL, TEXT, WIDTH, font, section, sheet, write_png
 
-WIDTH, MARGIN, LINE, BAR, HEADING = 1600, 48, 56, 30, 96  # pixels
-TEXT, SMALL, TITLE = 24, 20, 32
-INK, FAINT, PAPER, RULE = "#1f2430", "#6b7280", "#ffffff", "#e5e7eb"
+LINE, BAR = 56, 30  # pixels
 OURS, PEER = "#2563eb", "#b6bdc9"
 
 
 def write_picture(results: list[dict[str, Any]], subtitle: str, path: Path) -> None:
     """Draw ``results``, rows of `bitsr.bench.run.row`, as a PNG; ``subtitle`` says where they were measured."""
-    stream = BytesIO()
-    draw_bars(results, subtitle).save(stream, "PNG")
-    write_atomically(path, stream.getvalue())
+    write_png(draw_bars(results, subtitle), path)
 
 
 def draw_bars(results: list[dict[str, Any]], subtitle: str) -> Image.Image:
     """Fastest first, ours in colour; a thin line spans the quartiles."""
     sections = _sections(results)
-    height = MARGIN + HEADING + sum(LINE * (len(rows) + 1) for _, rows in sections) + MARGIN
-    image = Image.new("RGB", (WIDTH, height), PAPER)
-    draw = ImageDraw.Draw(image)
-    draw.text((MARGIN, MARGIN), "Time for one picture", INK, _font(TITLE))
-    draw.text((MARGIN, MARGIN + 46), subtitle, FAINT, _font(SMALL))
+    image, draw = sheet(sum(LINE * (len(rows) + 1) for _, rows in sections), "Time for one picture")
+    draw.text((MARGIN, MARGIN + 46), subtitle, FAINT, font(SMALL))
     names = [_label(row, rows) for _, rows in sections for row in rows]
-    left = MARGIN + round(max(_font(TEXT).getlength(name) for name in names)) + 24
+    left = MARGIN + round(max(font(TEXT).getlength(name) for name in names)) + 24
     right = WIDTH - MARGIN - 330  # room for the numbers
     y = MARGIN + HEADING
     for title, rows in sections:
-        draw.text((MARGIN, y + LINE // 2), title, INK, _font(TEXT), anchor="lm")
-        draw.line((MARGIN, y + LINE - 6, WIDTH - MARGIN, y + LINE - 6), RULE, 2)
+        section(draw, title, y, LINE)
         y += LINE
         scale = (right - left) / max(row["q3_ms"] for row in rows)
         for row in rows:
@@ -68,14 +59,10 @@ def _label(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 def _draw_row(draw: ImageDraw.ImageDraw, row: dict[str, Any], label: str, left: int, y: int, scale: float) -> None:
     end = left + max(2, row["median_ms"] * scale)
-    draw.text((left - 24, y), label, INK, _font(TEXT), anchor="rm")
+    draw.text((left - 24, y), label, INK, font(TEXT), anchor="rm")
     draw.rounded_rectangle((left, y - BAR // 2, end, y + BAR // 2), 4, OURS if row["ours"] else PEER)
     draw.line((left + row["q1_ms"] * scale, y, left + row["q3_ms"] * scale, y), INK, 2)
     numbers = f"{row['median_ms']:.3g} ms" if row["median_ms"] < 1000 else f"{row['median_ms']:.0f} ms"
     if row["ratio_vs_eager"] is not None:
         numbers += f"   {row['ratio_vs_eager']:.2f}x eager"
-    draw.text((max(end, left + row["q3_ms"] * scale) + 14, y), numbers, INK, _font(SMALL), anchor="lm")
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    draw.text((max(end, left + row["q3_ms"] * scale) + 14, y), numbers, INK, font(SMALL), anchor="lm")
