@@ -128,7 +128,7 @@ def test_range_of_untrained_rfdn_must_be_given(tmp_path):
     torch.save(RFDN(nf=16).state_dict(), path)
     text = complaint(ConfigError, path)
     assert "feature_range (1.0 or 255.0)" in text
-    assert text.endswith("give --input-range")
+    assert "give --input-range" in text
     assert load(path, input_range=1).feature_range == 1
 
 
@@ -165,7 +165,7 @@ def test_colour_of_espcn(tmp_path):
     torch.save(ESPCN(upscale=3).state_dict(), luma)
     torch.save(ESPCNClip(upscale=2).state_dict(), clip)
     assert load(luma).descriptor == Descriptor("espcn", 3, "y", reach=4)
-    assert complaint(ConfigError, clip).endswith("give --color")
+    assert "give --color" in complaint(ConfigError, clip)
     assert descriptor_of(load(clip, color="ycbcr")).color == "ycbcr"
     assert descriptor_of(load(clip, color="rgb")).color == "rgb"
     assert "3 channels, the network takes 1" in complaint(ConfigError, luma, color="rgb")
@@ -339,7 +339,7 @@ def test_three_convolutions(tmp_path):
     srcnn = nn.ModuleDict({"conv1": nn.Conv2d(1, 64, 9), "conv2": nn.Conv2d(64, 32, 5), "conv3": nn.Conv2d(32, 1, 5)})
     path = tmp_path / "net.pth"
     torch.save(srcnn.state_dict(), path)
-    assert complaint(ConfigError, path).endswith("tell upscale of this srcnn; give --scale")
+    assert "tell upscale of this srcnn; give --scale" in complaint(ConfigError, path)
     assert load(path, scale=3).descriptor == Descriptor("srcnn", 3, "y", reach=4)
     srcnn["conv3"] = nn.Conv2d(32, 2, 5)
     torch.save(srcnn.state_dict(), path)

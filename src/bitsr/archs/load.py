@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import product
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 
 from bitsr.archs.checkpoint import read_state_dict
@@ -18,6 +20,7 @@ from bitsr.archs.probe import best_reading
 from bitsr.descriptor import Color
 from bitsr.errors import CheckpointError, ConfigError, UnknownNetwork
 
+NOTE = "bitsr"  # key in the metadata of safetensors files
 OPTIONS = {"color": "--color", "feature_range": "--input-range", "img_range": "--input-range", "upscale": "--scale"}
 
 
@@ -54,6 +57,7 @@ def load(
         state = network.canonical(state)
         known = known_checkpoint(path)
         config |= known.config if known else {}
+        config |= _noted(path, network)
         config |= _options(network, config, color, input_range, scale)
         module = _settle(network, config, state)
         descriptor = network.descriptor(module)
@@ -65,6 +69,18 @@ def load(
         descriptor = replace(descriptor, color=color)
     module.descriptor = descriptor  # type: ignore[assignment]  # a plain attribute beside the modules
     return module.eval()
+
+
+def _noted(path: Path, network: Network) -> Config:
+    """What `bitsr train` noted in a safetensors file of that which weights do not tell."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            noted = json.loads((file.metadata() or {}).get(NOTE, "{}"))["config"]
+        return {key: float(noted[key]) for key in network.untold if isinstance(noted.get(key), int | float)}
+    except (ValueError, KeyError, TypeError, AttributeError):  # somebody else's note
+        return {}
 
 
 def _options(
@@ -108,7 +124,9 @@ def _settle(network: Network, config: Config, state: StateDict) -> nn.Module:
     values = {key: " or ".join(map(str, network.undecided[key])) for key in open_keywords}
     wanted = [f"{key} ({values[key]})" if values[key] else key for key in open_keywords]
     options = list(dict.fromkeys(OPTIONS[key] for key in open_keywords if key in OPTIONS))
-    mend = f"give {' and '.join(options)}" if options else f"build {network.name} in Python and load the weights"
+    mend = f"build {network.name} in Python and load the weights"
+    if options:
+        mend = f"give {' and '.join(options)} (to bitsr compress, which packs the network as it is with --bits 16)"
     raise ConfigError(f"neither the weights nor a trial tell {' and '.join(wanted)} of this {network.name}; {mend}")
 
 

@@ -41,6 +41,11 @@ class Network:
     canonical: Callable[[StateDict], StateDict] = dict
     derived: tuple[str, ...] = ()
 
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """Keywords that weights do not tell; a checkpoint written by bitsr notes them."""
+        return tuple(dict.fromkeys((*self.undecided, *([self.range_keyword] if self.range_keyword else []))))
+
 
 def shape(state: StateDict, key: str, rank: int = 4) -> tuple[int, ...]:
     """The shape of a tensor that must be there; raises `CheckpointError` if it is missing or of another rank."""

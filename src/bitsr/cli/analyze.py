@@ -6,32 +6,32 @@ import json as json_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 import bitsr
-from bitsr.cli.console import UsageError, counting, emit_json, print_table
+from bitsr.cli.console import Flag, UsageError, counting, emit_json, option, print_table
 from bitsr.cli.models import load_checkpoint
 from bitsr.data.benchmark import open_set
 from bitsr.data.calibration import held_out_pairs, split
-from bitsr.data.files import write_atomically
+from bitsr.data.files import check_output, write_atomically
 
 CROPS, PAIRS = 16, 8  # for bounds; to measure on
 
 
 def analyze(
-    model: Positional[Path],
+    model: Annotated[Positional[Path], option("MODEL")],
     /,
     *,
-    bits: Annotated[str, arg(metavar="N[,N...]")] = "8,4,3,2",
-    calib: Annotated[Path | None, arg(metavar="DIR")] = None,
-    data: Annotated[Path | None, arg(metavar="DIR")] = None,
-    limit: Annotated[int | None, arg(metavar="N")] = None,
-    scope: Annotated[Literal["paper", "full"], arg(metavar="paper|full")] = "full",
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None,
-    seed: int = 0,
+    bits: Annotated[str, option("N[,N...]")] = "8,4,3,2",
+    calib: Annotated[Path | None, option("DIR")] = None,
+    data: Annotated[Path | None, option("DIR")] = None,
+    limit: Annotated[int | None, option("N")] = None,
+    scope: Annotated[Literal["paper", "full"], option("paper|full")] = "full",
+    output: Annotated[Path | None, option("DIR", "-o")] = None,
+    seed: Annotated[int, option("N")] = 0,
     device: Literal["cpu", "cuda"] = "cpu",
-    threads: Annotated[int | None, arg(metavar="N")] = None,
-    json: bool = False,
+    threads: Annotated[int | None, option("N")] = None,
+    json: Flag = False,
 ) -> int:
     """Measure what is lost by weights and by activations, where it comes from, and what a correction gives.
 
@@ -53,6 +53,8 @@ def analyze(
     widths = parse_bits(bits)
     if limit is not None and (data is None or limit < 1):
         raise UsageError(f"--limit {limit}: takes a number of at least 1, for the pictures of --data")
+    if output is not None:
+        check_output(output, folder=True)
     module = load_checkpoint(model, device, threads)
     from bitsr.analysis.measure import analyze as measure
     from bitsr.analysis.report import to_dict

@@ -7,26 +7,26 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from bitsr.cli.console import UsageError, counting, emit_json, print_table
+from bitsr.cli.console import Flag, UsageError, counting, emit_json, option, print_table
 from bitsr.cli.models import need_file
-from bitsr.data.files import write_atomically
+from bitsr.data.files import check_output, write_atomically
 
 PREFERRED = "native"  # backends are timed by default whose names begin so
 
 
 def bench(
-    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...")],
+    files: Annotated[Positional[tuple[Path, ...]], option("FILE...")],
     /,
     *,
-    size: Annotated[str, arg(metavar="WxH")] = "128x128",
-    threads: Annotated[int, arg(metavar="N")] = 1,
-    against: Annotated[str | None, arg(metavar="NAME[,NAME...]")] = None,
-    backends: Annotated[str | None, arg(metavar="NAME[,NAME...]")] = None,
-    rounds: Annotated[int, arg(metavar="N")] = 11,
-    json: bool = False,
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None,
+    size: Annotated[str, option("WxH")] = "128x128",
+    threads: Annotated[int, option("N")] = 1,
+    against: Annotated[str | None, option("NAME[,NAME...]")] = None,
+    backends: Annotated[str | None, option("NAME[,NAME...]")] = None,
+    rounds: Annotated[int, option("N")] = 11,
+    json: Flag = False,
+    output: Annotated[Path | None, option("DIR", "-o")] = None,
 ) -> int:
     """Time models on this computer, in turns with other runtimes that get the same networks in floating point.
 
@@ -48,6 +48,8 @@ def bench(
         if value < 1:
             raise UsageError(f"--{name} {value}: at least 1")
     width, height = parse_size(size)
+    if output is not None:
+        check_output(output, folder=True)
     from bitsr.bench.machine import machine
     from bitsr.bench.peers import choose
     from bitsr.bench.run import bench as measure

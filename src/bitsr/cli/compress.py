@@ -6,55 +6,62 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, UseAppendAction
 
 import bitsr
-from bitsr.cli.console import UsageError, human_bytes, print_table, working
+from bitsr.cli.console import UsageError, human_bytes, option, print_table, working
 from bitsr.cli.goal import compress_for, parse_goal
 from bitsr.cli.models import load_checkpoint
+from bitsr.data.files import check_output
+from bitsr.errors import ConfigError
 from bitsr.format import SUFFIX, is_packed
 from bitsr.methods.registry import BEST, config_for, dump_config, load_config, with_overrides
 
 DEFAULT_BITS, FEWEST_BITS = 4, 2
+SIMULATED = {
+    "granular-dq": "granular-dq chooses bits while the network runs, so there is no file of it: measure it from Python "
+    "with bitsr.compress and bitsr.evaluate; with fixed bits it is --method 2dquant --w-bits 8 --a-bits N"
+}
 
 
 def compress(
-    model: Positional[Path],
+    model: Annotated[Positional[Path], option("MODEL")],
     /,
     *,
-    output: Annotated[Path, arg(aliases=["-o"])],
-    method: Annotated[str | None, arg(metavar="NAME")] = None,
-    bits: Annotated[int | None, arg(metavar="N")] = None,
-    w_bits: Annotated[int | None, arg(metavar="N")] = None,
-    a_bits: Annotated[int | None, arg(metavar="N")] = None,
-    effort: Annotated[Literal["fast", "default", "max"] | None, arg(metavar="fast|default|max")] = None,
-    calib: Annotated[Path | None, arg(metavar="DIR")] = None,
-    config: Annotated[Path | None, arg(metavar="FILE")] = None,
-    options: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(name="set", metavar="KEY=VALUE ...")] = (),
-    scope: Annotated[Literal["paper", "full"] | None, arg(metavar="paper|full")] = None,
-    budget: Annotated[str | None, arg(metavar="SIZE|SHARE")] = None,
-    max_drop: Annotated[float | None, arg(metavar="DB")] = None,
+    output: Annotated[Path, option("OUT.bitsr", "-o")],
+    method: Annotated[str | None, option("NAME")] = None,
+    bits: Annotated[int | None, option("N")] = None,
+    w_bits: Annotated[int | None, option("N")] = None,
+    a_bits: Annotated[int | None, option("N")] = None,
+    effort: Annotated[Literal["fast", "default", "max"] | None, option("fast|default|max")] = None,
+    calib: Annotated[Path | None, option("DIR")] = None,
+    config: Annotated[Path | None, option("FILE")] = None,
+    options: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], option("KEY=VALUE ...", name="set")] = (),
+    scope: Annotated[Literal["paper", "full"] | None, option("paper|full")] = None,
+    budget: Annotated[str | None, option("SIZE|SHARE")] = None,
+    max_drop: Annotated[float | None, option("DB")] = None,
     precision: Literal["fp16", "fp32"] = "fp16",
-    scale: Annotated[int | None, arg(metavar="N")] = None,
-    color: Literal["rgb", "y", "ycbcr"] | None = None,
-    input_range: Literal[1, 255] | None = None,
-    seed: int = 0,
+    scale: Annotated[int | None, option("N")] = None,
+    color: Annotated[Literal["rgb", "y", "ycbcr"] | None, option("rgb|y|ycbcr")] = None,
+    input_range: Annotated[Literal[1, 255] | None, option("1|255")] = None,
+    seed: Annotated[int, option("N")] = 0,
     device: Literal["cpu", "cuda"] = "cpu",
-    threads: Annotated[int | None, arg(metavar="N")] = None,
+    threads: Annotated[int | None, option("N")] = None,
 ) -> int:
     """Compress a checkpoint to few bits and pack it into one file.
 
     Args:
         model: checkpoint (.safetensors, .pth); the network is found from its weights
         output: the packed file; its name ends in .bitsr
-        method: minmax, dobi, 2dquant, gptq, adaround, brecq, harmoq, ...; left out: the best known one
+        method: minmax, percentile, dobi, 2dquant, dbdc-pac, pams, smoothquant, repq, gptq, svdquant, adaround, brecq,
+            qdrop, harmoq, harmoq-literal; left out: best, the best known one
         bits: bits of weights and activations: 2, 3, 4, 6, 8; 16 or 32 leave them in floating point (default: 4)
         w_bits: bits of the weights alone
         a_bits: bits of the activations alone
-        effort: of the default method: fast takes about a minute, default a few, max half an hour
+        effort: of the default method: fast takes about a minute, default a few, max half an hour or more
         calib: folder of HR pictures to calibrate on (default: the bundled ones)
         config: YAML or JSON file with the method and its options, instead of --method, --bits and --scope
-        options: options of the method, for example --set distill_steps=0
+        options: options of the method, for example --set learn_steps=300 (repeatable)
         scope: full packs every layer; paper leaves out what the papers leave out (default: full)
         budget: bits per layer under a limit: 300KiB of file, 80% of the BitOps of --bits, or both: 300KiB,80%
         max_drop: bits per layer, the cheapest that lose at most so many dB; --bits, 2 if left out, is then the least
@@ -68,6 +75,9 @@ def compress(
     """
     if not is_packed(output):
         raise UsageError(f"-o {output}: the name of a packed file ends in {SUFFIX}")
+    check_output(output)
+    if method in SIMULATED:
+        raise ConfigError(SIMULATED[method])
     goal = parse_goal(budget, max_drop)
     words = [word for group in options for word in group]
     default = DEFAULT_BITS if max_drop is None else FEWEST_BITS
@@ -108,6 +118,8 @@ def choose_config(
     """The method's config from the command line's options, or from a file and `--set` on top of it."""
     overrides = dict(split_word(word) for word in words)
     if effort is not None:
+        if "effort" in overrides:
+            raise UsageError("give --effort or --set effort=..., not both")
         if method not in (None, BEST):
             raise UsageError(f"--effort is for the default method; {method} has options, see --set")
         overrides["effort"] = effort

@@ -6,15 +6,29 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from tyro.conf import arg
 
 COUNTED = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 WIDTH_OF_FILES = 200  # columns where stdout is no terminal: nothing wraps in a log
+
+
+def option(metavar: str | None = None, *aliases: str, name: str | None = None) -> Any:
+    """How an option is shown and called; its help tells the default, unless leaving it out or a flag says it all."""
+    return arg(
+        name=name,
+        metavar=metavar,
+        aliases=aliases or None,
+        help_behavior_hint=lambda default: "" if default in ("", "None", "False") else f"(default: {default})",
+    )
+
+
+Flag = Annotated[bool, option()]
 
 
 class UsageError(Exception):

@@ -5,21 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from bitsr.cli.console import UsageError, counting, print_table
+from bitsr.cli.console import UsageError, counting, option, print_table
 from bitsr.cli.download import download, unpack_pictures
 from bitsr.data import catalogue
+from bitsr.data.files import check_output
 from bitsr.data.pictures import list_pictures
 from bitsr.errors import ConfigError, PictureError
 
 
 def data(
     action: Positional[Literal["list", "get", "verify"]],
-    target: Annotated[Positional[str | None], arg(metavar="NAME|DIR")] = None,
+    target: Annotated[Positional[str | None], option("NAME|DIR")] = None,
     /,
     *,
-    output: Annotated[Path, arg(aliases=["-o"], metavar="DIR")] = Path("data"),
+    output: Annotated[Path, option("DIR", "-o")] = Path("data"),
 ) -> int:
     """List, fetch or verify benchmark sets.
 
@@ -31,6 +32,8 @@ def data(
         output: where `get` makes the folder NAME/HR
     """
     if action == "list":
+        if target is not None:
+            raise UsageError(f"data list takes no name, got {target}; to get one: bitsr data get {target}")
         return list_sets()
     if target is None:
         raise UsageError(f"data {action} needs {'the name of a set' if action == 'get' else 'a folder'}")
@@ -53,6 +56,7 @@ def get(name: str, output: Path) -> int:
     if known is None:
         raise ConfigError(f"unknown set {name!r}; known: {', '.join(catalogue.SETS)}")
     folder, archive = output / known.name / "HR", output / f"{known.name}.tar.gz"
+    check_output(output, folder=True)
     output.mkdir(parents=True, exist_ok=True)
     with counting(f"downloading {known.name}") as advance:
         download(known.url, archive, advance)

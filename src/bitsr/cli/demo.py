@@ -13,13 +13,13 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from tyro.conf import arg
 
 import bitsr
 from bitsr.cli.compress import choose_config
-from bitsr.cli.console import human_bytes, print_table, working
+from bitsr.cli.console import human_bytes, option, print_table, working
 from bitsr.cli.models import load_checkpoint
 from bitsr.data.benchmark import crop_to_multiple
+from bitsr.data.files import check_output
 from bitsr.data.imresize import imresize
 from bitsr.data.pictures import read_rgb, write_picture
 from bitsr.errors import BitsrError
@@ -41,12 +41,13 @@ class Row:
     seconds: float
 
 
-def demo(*, output: Annotated[Path, arg(aliases=["-o"], metavar="DIR")] = Path("bitsr-demo")) -> int:
+def demo(*, output: Annotated[Path, option("DIR", "-o")] = Path("bitsr-demo")) -> int:
     """Compress the bundled model to 4 bits, pack it, and upscale a bundled picture with it; minutes on 2 cores.
 
     Args:
         output: folder for the packed model, the pictures and the report
     """
+    check_output(output, folder=True)
     assets = files("bitsr") / "assets"
     if not (assets / CHECKPOINT).is_file():
         raise BitsrError(f"this installation holds no bundled model ({CHECKPOINT}); install bitsr again")

@@ -5,26 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 import bitsr
-from bitsr.cli.console import UsageError, counting, emit_json, human_bytes, print_table
+from bitsr.cli.console import Flag, UsageError, counting, emit_json, human_bytes, option, print_table
 from bitsr.cli.models import BICUBIC, Opened, open_model
-from bitsr.errors import BitsrError
+from bitsr.errors import BitsrError, ConfigError
 from bitsr.runtime.backends import Backend
 
 
 def evaluate(
-    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...")],
+    models: Annotated[Positional[tuple[str, ...]], option("MODEL...")],
     /,
     *,
-    data: Annotated[str, arg(metavar="DIR[,DIR...]")],
-    scale: Annotated[int | None, arg(metavar="N")] = None,
+    data: Annotated[str, option("DIR[,DIR...]")],
+    scale: Annotated[int | None, option("N")] = None,
     backend: Backend = "auto",
-    limit: Annotated[int | None, arg(metavar="N")] = None,
+    limit: Annotated[int | None, option("N")] = None,
     device: Literal["cpu", "cuda"] = "cpu",
-    threads: Annotated[int | None, arg(metavar="N")] = None,
-    json: bool = False,
+    threads: Annotated[int | None, option("N")] = None,
+    json: Flag = False,
 ) -> int:
     """Measure PSNR and SSIM on Y (BT.601, crop = scale) on folders of pictures.
 
@@ -47,12 +47,14 @@ def evaluate(
         raise UsageError(f"--limit {limit}: at least 1")
     for folder in folders:
         if not folder.is_dir():
-            raise BitsrError(f"{folder}: no such folder")
-    known = sorted(models, key=lambda name: name == BICUBIC)  # a network's scale is known before bicubic asks for it
-    opened = {}
-    for name in known:
-        opened[name] = open_model(name, scale=scale, backend=backend, threads=threads, device=device)
-        scale = opened[name].scale if scale is None and BICUBIC in models else scale
+            raise BitsrError(f"{folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}")
+    opened = {
+        name: open_model(name, scale=scale, backend=backend, threads=threads, device=device)
+        for name in models
+        if name != BICUBIC
+    }
+    if BICUBIC in models:
+        opened[BICUBIC] = open_model(BICUBIC, scale=only_scale(opened) if scale is None else scale)
     results = [measure(opened[name], folder, limit) for name in models for folder in folders]
     if json:
         emit_json({"results": results})
@@ -75,6 +77,14 @@ def evaluate(
         ],
     )
     return 0
+
+
+def only_scale(opened: dict[str, Opened]) -> int | None:
+    """The scale of all networks; None where there is none; raises `ConfigError` where there are several."""
+    scales = sorted({model.scale for model in opened.values()})
+    if len(scales) > 1:
+        raise ConfigError(f"bicubic needs --scale: the networks upscale by {' and '.join(map(str, scales))}")
+    return scales[0] if scales else None
 
 
 def measure(model: Opened, folder: Path, limit: int | None) -> dict[str, Any]:

@@ -5,23 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 import bitsr
-from bitsr.cli.console import UsageError, emit_json, human_bytes, working
+from bitsr.cli.console import Flag, UsageError, emit_json, human_bytes, option, working
 from bitsr.cli.models import load_checkpoint, need_file
+from bitsr.data.files import check_output
 from bitsr.format import is_packed, read_program
 
 SUFFIX = ".onnx"
 
 
 def export(
-    file: Positional[Path],
+    file: Annotated[Positional[Path], option("FILE")],
     /,
     *,
-    output: Annotated[Path, arg(aliases=["-o"], metavar="OUT.onnx")],
-    float: bool = False,
-    json: bool = False,
+    output: Annotated[Path, option("OUT.onnx", "-o")],
+    float: Flag = False,
+    json: Flag = False,
 ) -> int:
     """Write a model as ONNX for pictures of any size; it is compared with the model on three sizes before.
 
@@ -33,6 +34,7 @@ def export(
     """
     if output.suffix.lower() != SUFFIX:
         raise UsageError(f"-o {output}: the name of an ONNX file ends in {SUFFIX}")
+    check_output(output)
     from bitsr.export.write import export as write
 
     packed = is_packed(need_file(file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ def parse_goal(budget: str | None, max_drop: float | None) -> Goal | None:
     if budget is not None and max_drop is not None:
         raise UsageError("give --budget or --max-drop, not both")
     if max_drop is not None:
-        if not max_drop > 0:
+        if not 0 < max_drop < math.inf:
             raise UsageError(f"--max-drop {max_drop}: takes a number of dB above 0")
         return Goal(max_drop=max_drop)
     if budget is None:
@@ -40,7 +41,10 @@ def parse_goal(budget: str | None, max_drop: float | None) -> Goal | None:
         if not found or float(found[1]) == 0 or (found[2] != "%" and found[2] not in UNITS):
             raise UsageError(f"--budget {word}: takes a size, as in 300KiB or 1.5MB, or a share of BitOps, as in 80%")
         value = float(found[1])
-        limits |= {"bit_ops": value / 100} if found[2] == "%" else {"file_bytes": int(value * UNITS[found[2]])}
+        kind = "bit_ops" if found[2] == "%" else "file_bytes"
+        if kind in limits:
+            raise UsageError(f"--budget {budget}: takes one size and one share of BitOps at most")
+        limits[kind] = value / 100 if kind == "bit_ops" else int(value * UNITS[found[2]])
     return Goal(**limits)
 
 

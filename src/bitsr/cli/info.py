@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from bitsr.cli.console import emit_json, human_bytes, print_table
+from bitsr.cli.console import Flag, emit_json, human_bytes, option, print_table
 from bitsr.cli.models import is_packed, load_checkpoint, need_file
 from bitsr.descriptor import Descriptor
 from bitsr.program.counting import count_layers, parameters
@@ -27,7 +27,7 @@ class Layer:
     bytes: int
 
 
-def info(file: Positional[Path], /, *, json: bool = False) -> int:
+def info(file: Annotated[Positional[Path], option("FILE")], /, *, json: Flag = False) -> int:
     """Say what a checkpoint or a packed file holds: network, scale, parameters, bytes, bits of each layer.
 
     Args:

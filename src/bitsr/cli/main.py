@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             prog="bitsr",
             description=DESCRIPTION,
             args=[word for word in words if word != "--debug"],
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff, tyro.conf.DisallowNone),
         )
     except UsageError as error:
         complain(error)

@@ -13,6 +13,7 @@ import bitsr
 from bitsr.errors import BitsrError, CheckpointError, ConfigError
 from bitsr.evaluation.evaluate import Bicubic
 from bitsr.format import is_packed
+from bitsr.runtime.backends import check_threads
 
 BICUBIC = "bicubic"
 
@@ -36,6 +37,16 @@ def need_file(path: str | Path) -> Path:
     return path
 
 
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many CPU threads, if a number is given."""
+    if threads is None:
+        return
+    check_threads(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
 def load_checkpoint(path: str | Path, device: str = "cpu", threads: int | None = None, **options: Any) -> Any:
     """The `nn.Module` of a checkpoint; packed files are refused with a word of help.  Sets torch's threads if given.
 
@@ -46,8 +57,7 @@ def load_checkpoint(path: str | Path, device: str = "cpu", threads: int | None =
     module = bitsr.load(path, **options)
     import torch
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch sees no CUDA device here")
     return module.to(device)
@@ -64,6 +74,8 @@ def open_model(
     if name == BICUBIC:
         if scale is None:
             raise ConfigError("bicubic needs --scale")
+        if scale < 1:
+            raise ConfigError(f"--scale {scale}: at least 1")
         return Opened(BICUBIC, Bicubic(scale), scale, "numpy")
     path = need_file(name)
     upscaler: Callable[[NDArray], NDArray]

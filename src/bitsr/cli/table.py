@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from bitsr.cli.console import UsageError, emit_json, print_table
+from bitsr.cli.console import Flag, UsageError, emit_json, option, print_table
+from bitsr.data.files import check_output
 from bitsr.evaluation.tables.files import records, write_tables
 from bitsr.evaluation.tables.layout import Section, join, sections
 from bitsr.evaluation.tables.markdown import cells, footnotes, headings
@@ -18,12 +19,12 @@ from bitsr.evaluation.tables.seeds import mean_over_seeds
 
 
 def table(
-    results: Annotated[Positional[tuple[Path, ...]], arg(metavar="RESULTS...")],
+    results: Annotated[Positional[tuple[Path, ...]], option("RESULTS...")],
     /,
     *,
-    published: Annotated[str | None, arg(metavar="DIR|FILE")] = None,
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="DIR")] = None,
-    json: bool = False,
+    published: Annotated[str | None, option("DIR|FILE")] = None,
+    output: Annotated[Path | None, option("DIR", "-o")] = None,
+    json: Flag = False,
 ) -> int:
     """Show measured rows beside the rows that papers print for the same network, scale, bits and set.
 
@@ -37,6 +38,8 @@ def table(
     """
     if not results:
         raise UsageError("table needs at least one file of RESULTS")
+    if output is not None:
+        check_output(output, folder=True)
     measured = mean_over_seeds(read_results(results))
     found = sections(join(judge(measured), judge(published_rows(published, results[0]))))
     written = [] if output is None else write_tables(found, output)

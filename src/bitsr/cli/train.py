@@ -6,25 +6,26 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
-from bitsr.cli.console import UsageError, counting, human_bytes, print_table
-from bitsr.cli.models import need_file
+from bitsr.cli.console import Flag, UsageError, counting, human_bytes, option, print_table
+from bitsr.cli.models import need_file, set_threads
+from bitsr.data.files import check_output
 from bitsr.errors import ConfigError
 from bitsr.training.recipe import load_recipe
 
 
 def train(
-    recipe: Positional[Path],
+    recipe: Annotated[Positional[Path], option("RECIPE")],
     /,
     *,
-    data: Annotated[str, arg(metavar="DIR[,DIR...]")],
-    output: Annotated[Path | None, arg(name="out", aliases=["-o"], metavar="DIR")] = None,
-    init: Annotated[Path | None, arg(metavar="FILE")] = None,
-    resume: bool = False,
-    minutes: Annotated[float | None, arg(metavar="N")] = None,
+    data: Annotated[str, option("DIR[,DIR...]")],
+    output: Annotated[Path | None, option("DIR", "-o", "--output", name="out")] = None,
+    init: Annotated[Path | None, option("FILE")] = None,
+    resume: Flag = False,
+    minutes: Annotated[float | None, option("N")] = None,
     device: Literal["cpu", "cuda"] = "cpu",
-    threads: Annotated[int | None, arg(metavar="N")] = None,
+    threads: Annotated[int | None, option("N")] = None,
 ) -> int:
     """Train a network, in full precision or compressed, as a YAML recipe says.  Every tenth picture is held out.
 
@@ -47,16 +48,14 @@ def train(
     if init is not None:
         chosen = dataclasses.replace(chosen, init=str(init))
     out = output or Path("runs") / recipe.stem
+    check_output(out, folder=True)
     try:
-        import torch
-
+        set_threads(threads)
         from bitsr.training.train import train as run
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise ConfigError("training needs torch, which is not installed: pip install 'bitsr[torch]'") from None
-    if threads is not None:
-        torch.set_num_threads(threads)
     with counting(f"training {recipe.stem}") as advance:
         trained = run(
             chosen, folders, out, resume=resume, minutes=minutes, device=device,

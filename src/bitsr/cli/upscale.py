@@ -8,11 +8,13 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from PIL import Image
+from tyro.conf import Positional
 
 import bitsr
-from bitsr.cli.console import UsageError, counting
+from bitsr.cli.console import UsageError, counting, option
 from bitsr.cli.models import load_checkpoint, need_file
+from bitsr.data.files import check_output
 from bitsr.data.pictures import SUFFIXES, list_pictures
 from bitsr.errors import ConfigError, PictureError
 from bitsr.format import is_packed
@@ -21,13 +23,13 @@ from bitsr.runtime.images import Done, Failure, upscale_files
 
 
 def upscale(
-    inputs: Annotated[Positional[tuple[Path, ...]], arg(metavar="IN...")],
+    inputs: Annotated[Positional[tuple[Path, ...]], option("IN...")],
     /,
     *,
-    output: Annotated[Path, arg(aliases=["-o"], metavar="OUT")],
-    model: Annotated[Path, arg(metavar="FILE")],
-    tile: Annotated[str, arg(metavar="auto|N")] = "auto",
-    threads: Annotated[int | None, arg(metavar="N")] = None,
+    output: Annotated[Path, option("OUT", "-o")],
+    model: Annotated[Path, option("FILE")],
+    tile: Annotated[str, option("auto|N")] = "auto",
+    threads: Annotated[int | None, option("N")] = None,
     backend: Backend = "auto",
 ) -> int:
     """Upscale pictures; transparency, 16 bit, orientation and colour profile are kept.
@@ -46,6 +48,7 @@ def upscale(
         raise UsageError("upscale needs at least one picture or folder")
     side = tile_side(tile)
     jobs = plan(inputs, output)
+    check_output(output, folder=output != jobs[0][1])
     runner = open_runner(model, backend, threads)
     with counting("upscaling") as advance:
         number = count(1)
@@ -80,8 +83,9 @@ def plan(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     named = output.suffix.lower() in SUFFIXES and not output.is_dir()
     if named and (len(inputs) > 1 or inputs[0].is_dir()):
         raise ConfigError(f"-o {output} is one file; for several pictures give a folder")
-    if output.is_file() and not named:
-        raise ConfigError(f"-o {output} is a file, but neither a folder nor a picture ({', '.join(SUFFIXES)})")
+    meant = output.suffix.lower() in Image.registered_extensions() and not output.is_dir()
+    if not named and (meant or output.is_file()):
+        raise ConfigError(f"-o {output} is neither a folder nor a picture that is written ({', '.join(SUFFIXES)})")
     return [(source, output if named else output / source.name) for source in _pictures(inputs)]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bitsr.data.imresize import imresize
 from bitsr.data.pictures import list_pictures, read_rgb
-from bitsr.errors import PictureError
+from bitsr.errors import ConfigError, PictureError
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,11 @@ def open_set(folder: str | Path, scale: int) -> BenchmarkSet:
     given they are used, found by the HR name's stem, also with "x{scale}" behind it.  Otherwise HR is cropped to a
     multiple of the scale and LR is its MATLAB-exact bicubic reduction.  Grey pictures are repeated to RGB.
 
-    Raises `PictureError` for a missing or empty folder and for an HR picture without its LR.
+    Raises `PictureError` for a missing or empty folder and for an HR picture without its LR, `ConfigError` for a scale
+    below 1.
     """
+    if scale < 1:
+        raise ConfigError(f"scale is at least 1, got {scale}")
     folder = Path(folder)
     inner = folder / "HR"
     pictures = list_pictures(inner if inner.is_dir() else folder)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bitsr.data.benchmark import Pair, crop_to_multiple
 from bitsr.data.imresize import imresize
 from bitsr.data.pictures import list_pictures, read_rgb
-from bitsr.errors import PictureError
+from bitsr.errors import ConfigError, PictureError
 
 BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "calibration"
 HOLD_OUT = 10  # every so many pictures one is held out, where there are twice as many
@@ -30,10 +30,11 @@ def calibration_crops(
     of values. One smaller than the crop itself is left out.  Pictures take turns in random order, so all are used
     before one is used twice; crops are flipped at random.
 
-    Raises `PictureError` if no picture is large enough.
+    Raises `PictureError` if no picture is large enough, `ConfigError` for numbers below 1 and a seed below 0.
     """
+    check_numbers(scale=scale, count=count, size=size)
+    rng = generator(seed)
     paths = paths_of(folder)
-    rng = np.random.default_rng(seed)
     crops: list[NDArray[np.uint8]] = []
     low: dict[Path, NDArray[np.uint8]] = {}
     order = [paths[i] for i in rng.permutation(len(paths))]
@@ -56,7 +57,8 @@ def held_out_pairs(folder: Pictures, scale: int, count: int = 16, size: int = 64
     LR is made from the whole picture, as in evaluation.  Pictures too small for a crop are left out; those that are
     left take turns.  Raises `PictureError` if there is none.
     """
-    rng = np.random.default_rng((seed, 1))
+    check_numbers(scale=scale, count=count, size=size)
+    rng = generator(seed, 1)
     paths = paths_of(folder)
     whole: list[Pair] = []
     for i in rng.permutation(len(paths)):
@@ -69,6 +71,20 @@ def held_out_pairs(folder: Pictures, scale: int, count: int = 16, size: int = 64
         side = size * scale
         raise PictureError(f"{place(folder)}: no picture is at least {side}x{side}, which held-out crops need")
     return [random_pair(whole[n % len(whole)], size, scale, rng) for n in range(count)]
+
+
+def check_numbers(**numbers: int) -> None:
+    """Raises `ConfigError` for the first that is not at least 1."""
+    for name, value in numbers.items():
+        if value < 1:
+            raise ConfigError(f"{name} is at least 1, got {value}")
+
+
+def generator(seed: int, *stream: int) -> np.random.Generator:
+    """Random numbers of a seed; raises `ConfigError` for a negative one."""
+    if seed < 0:
+        raise ConfigError(f"seed is at least 0, got {seed}")
+    return np.random.default_rng((seed, *stream) if stream else seed)
 
 
 def split(folder: Pictures) -> tuple[list[Path], list[Path]]:

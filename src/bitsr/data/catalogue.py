@@ -201,6 +201,8 @@ def bicubic_psnr(picture: Picture, scales: Iterable[int]) -> dict[int, float]:
     result = {}
     for scale in scales:
         hr = crop_to_multiple(to_uint8(picture.rgb), scale)
+        if hr.size == 0:
+            raise ValueError(f"is smaller than the scale {scale}")
         result[scale] = compare(imresize(imresize(hr, 1 / scale), scale), hr, scale)
     return result
 

@@ -89,7 +89,7 @@ def list_pictures(folder: str | Path) -> list[Path]:
     """All pictures directly in a folder, sorted by name; raises `PictureError` if there is none."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise PictureError(f"{folder}: no such folder")
+        raise PictureError(f"{folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}")
     paths = sorted(p for p in folder.iterdir() if is_picture(p))
     if not paths:
         raise PictureError(f"{folder}: holds no pictures ({', '.join(SUFFIXES)})")

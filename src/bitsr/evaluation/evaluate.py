@@ -107,7 +107,7 @@ def evaluate(
         from bitsr.archs.upscaler import ModuleUpscaler
 
         module: Any = upscaler
-        upscaler, backend = ModuleUpscaler(module), "torch"
+        upscaler, backend = ModuleUpscaler(module), "eager"
 
     pairs = open_set(folder, scale)
     dataset = pairs.name

@@ -68,7 +68,9 @@ def quantizer_of(quantizer: nn.Module | None, owner: str, *, zero_padded: bool =
     if quantizer is None:
         return None
     if not isinstance(quantizer, AffineQuantizer):
-        raise UnsupportedLayer(f"{owner}: {type(quantizer).__name__} is not an affine quantizer and cannot be packed")
+        raise UnsupportedLayer(
+            f"{owner}: {type(quantizer).__name__} is not affine and cannot be packed (repq: set softmax=affine)"
+        )
     if quantizer.levels != 2**quantizer.bits - 1:
         raise UnsupportedLayer(f"{owner}: a grid of {quantizer.levels + 1} levels cannot be packed; set narrow=false")
     lower, step = quantizer.grid()

@@ -112,7 +112,13 @@ def parse_all(words: dict[str, str], kind: type[PTQConfig], method: str) -> dict
     for key in words:
         if key not in hints:
             raise ConfigError(f"method {method} has no field {key!r}; it has {', '.join(hints)}")
-    return {key: parse(word, hints[key]) for key, word in words.items()}
+    values = {}
+    for key, word in words.items():
+        try:
+            values[key] = parse(word, hints[key])
+        except ConfigError as error:
+            raise ConfigError(f"method {method}: {key}: {error}") from None
+    return values
 
 
 def with_overrides(config: PTQConfig, words: dict[str, str]) -> PTQConfig:

@@ -25,13 +25,18 @@ def make_runner(program: Program, backend: str = "auto", threads: int | None = N
     "auto" is the fastest that is installed: native, else torch, else reference.  Raises `ConfigError` for a backend
     that is unknown or not installed.
     """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads must be at least 1, got {threads}")
+    check_threads(threads)
     if backend == "auto":
         backend = "native" if native_is_built() else "torch" if find_spec("torch") else "reference"
     if backend not in MAKERS:
         raise ConfigError(f"unknown backend {backend!r}, use one of auto, {', '.join(MAKERS)}")
     return backend, MAKERS[backend](program, threads)
+
+
+def check_threads(threads: int | None) -> None:
+    """Raises `ConfigError` for less than one thread; None leaves the number to the backend."""
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1, got {threads}")
 
 
 def native_is_built() -> bool:

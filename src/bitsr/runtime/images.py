@@ -90,6 +90,8 @@ def upscale_file(model: Upscaler, source: Path, target: Path, tile: int | Litera
     """Upscale one file into another, whose suffix names the format; ``target`` appears whole or not at all."""
     if target.exists() and target.samefile(source):
         raise PictureError(f"{source}: the result would replace it; choose another name or folder")
+    if target.suffix.lower() not in SUFFIXES:
+        raise PictureError(f"{source}: nothing is written as {target.suffix}; name a file, as in -o large.png")
     start = time.perf_counter()
     try:
         sr, tiling = upscale_picture(model, read_picture(source), tile)
@@ -110,15 +112,18 @@ def upscale_files(
     tile: int | Literal["auto"] = "auto",
     on_picture: Callable[[Done | Failure], None] | None = None,
 ) -> Report:
-    """Upscale each (source, target); what fails is reported and the rest goes on."""
+    """Upscale each (source, target); what fails is reported and the rest goes on.  No result replaces a source."""
     done: list[Done] = []
     failed: list[Failure] = []
     taken: dict[Path, Path] = {}
+    sources = {_identity(source): source for source, _ in jobs if source.exists()}
     for source, target in jobs:
         outcome: Done | Failure
         try:
             if target in taken:
                 raise PictureError(f"{source}: its result {target} would replace that of {taken[target]}")
+            if target.exists() and (replaced := sources.get(_identity(target), source)) != source:
+                raise PictureError(f"{source}: its result would replace the picture {replaced}; choose another folder")
             taken[target] = source
             outcome = upscale_file(model, source, target, tile)
             done.append(outcome)
@@ -128,6 +133,12 @@ def upscale_files(
         if on_picture:
             on_picture(outcome)
     return Report(tuple(done), tuple(failed))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Equal for names of one file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def upscale_path(model: Upscaler, source: Path, target: Path, tile: int | Literal["auto"] = "auto") -> Report:

@@ -82,6 +82,8 @@ class Recipe:
         for name in ("scale", "steps", "batch", "crop", "checkpoint_every", "validate_every", "validation_pictures"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"recipe: {name} is at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigError(f"recipe: seed is at least 0, got {self.seed}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"recipe: ema is a decay from 0 to below 1, got {self.ema}")
         if len(self.betas) != 2:

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from bitsr.archs.detect import NETWORKS
+from bitsr.archs.load import NOTE
 from bitsr.data.files import write_atomically
 from bitsr.errors import ConfigError, UnsupportedLayer
 from bitsr.lowering.entry import save as save_packed
@@ -83,9 +84,15 @@ def write_weights(run: Run, out: Path) -> Path:
         save_packed(frozen, path)
         return path
     path = out / "weights.safetensors"
-    origin = {"arch": run.recipe.arch, "steps": run.progress.step}  # one entry: several would stand in random order
-    write_atomically(path, save(_halved(frozen), {"bitsr": json.dumps(origin)}))
+    write_atomically(path, save(_halved(frozen), {NOTE: json.dumps(_origin(run, frozen))}))
     return path
+
+
+def _origin(run: Run, module: nn.Module) -> dict[str, Any]:
+    """One entry of the metadata (several would stand in random order), with what the weights do not tell."""
+    keywords = next((network.untold for network in NETWORKS if type(module) is network.build), ())
+    config = {key: getattr(module, key) for key in keywords if hasattr(module, key)}
+    return {"arch": run.recipe.arch, "steps": run.progress.step, "config": config}
 
 
 def _halved(module: nn.Module) -> dict[str, Any]:

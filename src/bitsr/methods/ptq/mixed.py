@@ -84,6 +84,13 @@ class Survey:
         """Of all layers; those without bits are in floating point."""
         return sum(getattr(self.option(n, *bits.get(n, (FLOATING, FLOATING))), quantity) for n in self.sizes)
 
+    def least(self, quantity: Literal["file_bytes", "bit_ops"]) -> float:
+        """Of all layers at the fewest bits they may have."""
+        return sum(
+            min(getattr(option, quantity) for option in several)
+            for several in self.options((2, 2), floating=False).values()
+        )
+
     def within(self, file_bytes: float | None, bit_ops: float | None) -> PTQConfig:
         """The config with the bits of least error whose layers take at most so many bytes and BitOps."""
         limits = []
@@ -186,8 +193,13 @@ def compress_to_budget(
 
 
 def _within(found: Survey, budget: Budget, overhead: int) -> PTQConfig:
+    uniform = found.total(found.uniform, "bit_ops")
+    if budget.file_bytes is not None and (least := round(found.least("file_bytes")) + overhead) > budget.file_bytes:
+        raise ConfigError(f"the fewest bits make a file of {least} bytes; the limit is {budget.file_bytes}")
+    if budget.bit_ops is not None and (share := found.least("bit_ops") / uniform) > budget.bit_ops:
+        raise ConfigError(f"the fewest bits take {share:.1%} of the BitOps; the limit is {budget.bit_ops:.1%}")
     file_bytes = None if budget.file_bytes is None else budget.file_bytes - overhead
-    bit_ops = None if budget.bit_ops is None else budget.bit_ops * found.total(found.uniform, "bit_ops")
+    bit_ops = None if budget.bit_ops is None else budget.bit_ops * uniform
     return found.within(file_bytes, bit_ops)
 
 
@@ -244,7 +256,10 @@ def compress_within_drop(
         if not kept < target < missed:
             target = math.sqrt(kept * missed)
     if best is None:
-        raise ConfigError(f"no choice of bits that was tried keeps the loss within {drop} dB; allow more")
+        raise ConfigError(
+            f"no choice of bits that was tried loses at most {drop} dB, but for all layers in floating point; "
+            "allow more, or pack the network so with 16 bits"
+        )
     best.compression["drop_db"] = round(best_lost, 4)  # type: ignore[index, operator]
     return best
 
