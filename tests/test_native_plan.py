@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from bitsr.program.attention import shift_regions
+from bitsr.program.attention import relative_positions, shift_regions
 from native_plans import Builder, native, one_step, random_picture
 
 
@@ -158,13 +158,14 @@ def test_attention_sees_its_window_and_region(rng):
     window, shift, heads, d = 4, 2, 2, 3
     height, width, channels = 8, 12, heads * d
     x = random_picture(rng, height, width, 3 * channels)
-    bias = random_picture(rng, heads, window**2, window**2)
+    table = random_picture(rng, heads, 2 * window - 1, 2 * window - 1)
+    bias = table.reshape(heads, -1)[:, relative_positions(window)]
     b = Builder(x.shape, (height, width, channels))
     source, target = b.input(x.shape), b.map(channels, height, width)
     b.plan.windows(height, width, window, shift)
     qkv, result = b.local(3 * channels, window**2), b.local(channels, window**2)
     b.plan.gather(source, qkv)
-    b.plan.attention(qkv, result, heads, window, shift, 0.5, bias, "f32", "f32", None, None, None, None)
+    b.plan.attention(qkv, result, heads, window, shift, 0.5, table, "f32", "f32", None, None, None, None)
     b.plan.scatter(result, target)
     b.plan.rows(height, width)
     b.plan.output(target)
@@ -179,7 +180,7 @@ def test_attention_sees_its_window_and_region(rng):
     parts = []
     for h in range(heads):
         here = slice(h * d, (h + 1) * d)
-        scores = 0.5 * q[..., here] @ k[..., here].transpose(0, 2, 1) + bias[h].T + apart
+        scores = 0.5 * q[..., here] @ k[..., here].transpose(0, 2, 1) + bias[h] + apart
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         parts.append(scores / scores.sum(-1, keepdims=True) @ v[..., here])
     y = np.concatenate(parts, 2).reshape(height // window, width // window, window, window, channels)

@@ -42,7 +42,7 @@ def test_plans_refuse_what_does_not_fit():
     one, ones, eye = f32([1]), np.ones(4, f32), np.eye(4, dtype=f32)[:, None]
     matrix = native.Matrix(eye, "f32")
     index, weight = np.zeros((1, 8), np.int32), np.ones((1, 8), f32)
-    bias = np.zeros((1, 16, 16), f32)
+    bias = np.zeros((1, 7, 7), f32)
 
     def attention(plan, heads=1, window=4, shift=0, scale=1.0, bias=bias, scores="f32", q=None):
         plan.attention(10, 5, heads, window, shift, scale, bias, scores, "f32", q, None, None, None)
@@ -119,7 +119,7 @@ def test_plans_refuse_what_does_not_fit():
         "no heads": lambda p: attention(p, heads=0),
         "other window": lambda p: attention(p, window=8),
         "other shift": lambda p: attention(p, shift=1),
-        "bias": lambda p: attention(p, bias=bias[:, :8]),
+        "bias": lambda p: attention(p, bias=bias[:, :6]),
         "infinite bias": lambda p: attention(p, bias=bias + np.inf),
         "format": lambda p: attention(p, scores="f16"),
         "codes without quantizers": lambda p: attention(p, scores="u8"),
@@ -254,7 +254,7 @@ def test_random_plans_run_or_are_refused(seed):
 
     def attention():
         window, heads = draw.choice([2, 4]), draw.choice([1, 2])
-        bias = np.zeros((heads, window**2, window**2), np.float32)
+        bias = np.zeros((heads, 2 * window - 1, 2 * window - 1), np.float32)
         quantizers = [quantizer() for _ in range(4)]
         return (
             value(), value(), heads, window, draw.choice([0, 1]), 1.0, bias, draw.choice(formats), draw.choice(formats),

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "kernels/kernels.hpp"
+#include "steps/relative_bias.hpp"
 
 namespace bitsr {
 
@@ -80,17 +81,20 @@ class Benchmark {
                 double(rows) * terms * 32 * kWidth, [&] { kernels_.binary(binary); });
     }
 
-    void attention(Format format) {
-        constexpr int channels = 60, heads = 6, side = 8, tokens = side * side;
-        Buffer qkv((3 * channels + 1) * tokens), output(channels * tokens), bias(heads * tokens * tokens);
+    void attention(Format format, int heads, int size, int side) {
+        const int channels = heads * size, tokens = side * side, distances = 2 * side - 1;
+        Buffer qkv((3 * channels + 1) * tokens), output(channels * tokens), table(heads * distances * distances);
         Buffer scratch(kernels_.attention_scratch(channels, heads, tokens));
         const Quantizer quantizer{-1.0f, 0.01f, 255};
         const Quantizer* codes = format == Format::u8 ? &quantizer : nullptr;
-        const Attention attention{{qkv.data(), tokens}, {output.data(), tokens}, channels, heads, tokens, tokens, tokens,
-                                  tokens, 0.3f, bias.floats(), nullptr, format, format, codes, codes, codes, codes,
-                                  scratch.data()};
-        measure("attention", format, "6 heads of 10, window 8x8", "MAC", 2.0 * tokens * tokens * channels,
-                [&] { kernels_.attention(attention); });
+        Attention attention{{qkv.data(), tokens}, {output.data(), tokens}, channels, heads, tokens, tokens, tokens,
+                            tokens, 0.3f, nullptr, 0, nullptr, nullptr, nullptr, format, format, codes, codes, codes,
+                            codes, scratch.data()};
+        const RelativeBias bias(table.floats(), heads, side, 0, kernels_.lanes);
+        bias.give(attention);
+        const std::string sides = std::to_string(side) + "x" + std::to_string(side);
+        measure("attention", format, std::to_string(heads) + " heads of " + std::to_string(size) + ", window " + sides,
+                "MAC", 2.0 * tokens * tokens * channels, [&] { kernels_.attention(attention); });
     }
 
     void elementwise() {
@@ -154,7 +158,8 @@ std::vector<Speed> benchmark_kernels(const std::string& isa, int repetitions) {
         for (const int rows : {3, 12, 48, 60}) benchmark.product(format, 60, rows, 3);
         benchmark.product(format, 50, 50, 3);
         benchmark.product(format, 64, 64, 3);
-        benchmark.attention(format);
+        benchmark.attention(format, 6, 10, 8);
+        benchmark.attention(format, 4, 12, 16);
     }
     for (const int rows : {60, 120, 180}) benchmark.binary(60, rows);
     benchmark.binary(120, 60);

@@ -1,7 +1,7 @@
 // Attention of one window.  Queries lie in the lanes and keys follow each other in rows, so that a softmax runs down the
 // rows: L queries at a time meet all keys, and their scores stay in the first-level cache.
 //
-// Scores are counted in bits: with log2(e) in the factor and in the bias, their exponential is 2^score.  It is taken
+// Scores are counted in bits: with log2(e) in a factor and in the bias, their exponential is 2^score.  It is taken
 // without the usual subtraction of the largest score.  Where that overflows or loses everything, which the sums show,
 // the rows are worked out again with it (`exponentials_below_largest`).
 //
@@ -64,7 +64,7 @@ struct Head {
     using ValueDot = DotOf<values>;
     using Codes = DotOf<Format::u8>;
 
-    const Attention& a;
+    const Attention a;
     const AttentionScratch scratch;
     const int size, first;  // channels first, ..., first + size - 1
     const int score_words;  // of one token
@@ -79,7 +79,7 @@ struct Head {
           first(number * size),
           score_words(planes_of(size, scores)),
           value_words(planes_of(a.tokens, values)),
-          bias(a.bias + std::ptrdiff_t{number} * a.tokens * a.query_width) {
+          bias(a.bias + number * a.bias_pitch) {
         Codes::split(0x01010101u, ones);
         prepare_queries();
         prepare_keys();
@@ -90,12 +90,13 @@ struct Head {
     BITSR_INLINE F key(int c, int i) const { return load<F>(a.qkv.floats(a.channels + first + c) + i); }
     BITSR_INLINE F value(int c, int i) const { return load<F>(a.qkv.floats(2 * a.channels + first + c) + i); }
 
-    // Floats that `at` gives, moved to the levels of the quantizer where there is one; the word of a pair or of one.
+    // Floats that `at` gives, moved to the levels of the quantizer where there is one, times `factor`; the word of a pair
+    // or of one.
     template <Format format, class At>
-    static BITSR_INLINE U float_words(const Quantizer* quantizer, int present, At at) {
-        const auto rounded = [&](int n) { return quantizer ? Rounder(*quantizer)(at(n)) : at(n); };
-        if (format == Format::f32) return as_unsigned(rounded(0));
-        return pair_bf16(rounded(0), present > 1 ? rounded(1) : F{});
+    static BITSR_INLINE U float_words(const Quantizer* quantizer, int present, At at, float factor = 1.0f) {
+        const auto level = [&](int n) { return (quantizer ? Rounder(*quantizer)(at(n)) : at(n)) * factor; };
+        if (format == Format::f32) return as_unsigned(level(0));
+        return pair_bf16(level(0), present > 1 ? level(1) : F{});
     }
 
     void prepare_queries() const {
@@ -119,7 +120,7 @@ struct Head {
             for (int w = 0; w < score_words; ++w)
                 for (int i = 0; i < a.width; i += L) {
                     const auto at = [&](int c) { return query(pack * w + c, i); };
-                    store(scratch.queries + w * a.width + i, float_words<scores>(a.q, size - pack * w, at));
+                    store(scratch.queries + w * a.width + i, float_words<scores>(a.q, size - pack * w, at, log2e));
                 }
         }
     }
@@ -187,34 +188,40 @@ struct Head {
         }
     }
 
-    // Scores of the queries i, ... and the keys j, ..., j + many - 1, in bits.
+    // Scores of the queries i, ... and the keys j, ..., j + many - 1, in bits.  `words` words of the queries stay in
+    // registers; 0: all are loaded again.
     template <int words, int many>
-    BITSR_INLINE void score(int i, int j, F (&x)[many]) const {
-        typename ScoreDot::Sum sums[many] = {};
-        if (scores == Format::u8) {
-            const auto start = load<typename ScoreDot::Sum>(scratch.starts + i);
+    BITSR_INLINE void score(int i, int j, const typename ScoreDot::Input (&inputs)[words + 1], F (&x)[many]) const {
+        const float* add = bias + a.query_bias[i];
+        typename ScoreDot::Sum sums[many];
+        if constexpr (scores == Format::u8) {
+            const I start = load<I>(scratch.starts + i);
             for (auto& sum : sums) sum = start;
+        } else {
+#pragma GCC unroll 16
+            for (int n = 0; n < many; ++n) sums[n] = load<F>(add + a.key_bias[j + n]);
         }
         const int count = words ? words : score_words;
 #pragma GCC unroll 4
         for (int w = 0; w < count; ++w) {
-            const auto input = ScoreDot::input(load<U>(scratch.queries + w * a.width + i));
+            const auto input = words ? inputs[w] : ScoreDot::input(load<U>(scratch.queries + w * a.width + i));
             const Word* key = scratch.keys + (w * a.width + j) * ScoreDot::words;
 #pragma GCC unroll 16
             for (int n = 0; n < many; ++n) ScoreDot::dot(sums[n], input, ScoreDot::weight(key + n * ScoreDot::words));
         }
-        const F factor = splat(scores == Format::u8 ? a.q->step * a.k->step * log2e : log2e);
-        const float* add = bias + std::ptrdiff_t{j} * a.query_width + i;
+        if constexpr (scores == Format::u8) {
+            const F factor = splat(a.q->step * a.k->step * log2e);
 #pragma GCC unroll 16
-        for (int n = 0; n < many; ++n) x[n] = fma(float_sum(sums[n]), factor, load<F>(add + n * a.query_width));
-        if (scores == Format::u8) {
+            for (int n = 0; n < many; ++n)
+                x[n] = fma(to_float(sums[n]), factor, load<F>(add + a.key_bias[j + n])) + splat(scratch.per_key[j + n]);
+        } else {
 #pragma GCC unroll 16
-            for (int n = 0; n < many; ++n) x[n] += splat(scratch.per_key[j + n]);
+            for (int n = 0; n < many; ++n) x[n] = sums[n];
         }
         if (a.regions) {
             const I here = load<I>(a.regions + i);
 #pragma GCC unroll 16
-            for (int n = 0; n < many; ++n) x[n] += as_float((here != a.regions[j + n]) & as_int(splat(masked)));
+            for (int n = 0; n < many; ++n) x[n] = here == a.regions[j + n] ? x[n] : x[n] + masked;
         }
     }
 
@@ -222,19 +229,22 @@ struct Head {
     template <int words, class Use>
     BITSR_INLINE void score_all(int i, Use use) const {
         constexpr int many = L == 16 ? 8 : 4;
+        const Head here(*this);  // what lies on the stack no store can change
+        typename ScoreDot::Input inputs[words + 1];
+        for (int w = 0; w < words; ++w) inputs[w] = ScoreDot::input(load<U>(scratch.queries + w * a.width + i));
         int j = 0;
-        for (; j + many <= a.tokens; j += many) {
+        for (; j + many <= here.a.tokens; j += many) {
             F x[many];
-            score<words>(i, j, x);
+            here.template score<words>(i, j, inputs, x);
             use(x);
 #pragma GCC unroll 16
-            for (int n = 0; n < many; ++n) store(scratch.exponentials + (j + n) * L, x[n]);
+            for (int n = 0; n < many; ++n) store(here.scratch.exponentials + (j + n) * L, x[n]);
         }
-        for (; j < a.tokens; ++j) {
+        for (; j < here.a.tokens; ++j) {
             F x[1];
-            score<words>(i, j, x);
+            here.template score<words>(i, j, inputs, x);
             use(x);
-            store(scratch.exponentials + j * L, x[0]);
+            store(here.scratch.exponentials + j * L, x[0]);
         }
     }
 
@@ -327,17 +337,26 @@ struct Head {
         }
     }
 
+    static constexpr int most_channels = L == 16 ? 16 : 10;  // that are worked on at a time
+
+    // multiply_values<count>, count <= many.
+    template <int many>
+    BITSR_INLINE void multiply_values_of(int count, int i, int c, F factor, F offset) const {
+        if (count == many) return multiply_values<many>(i, c, factor, offset);
+        if constexpr (many > 1) multiply_values_of<many - 1>(count, i, c, factor, offset);
+    }
+
     template <int words>
     void run() const {
+        const int blocks = (size + most_channels - 1) / most_channels;
         for (int i = 0; i < a.queries; i += L) {
             F factor, offset;
             weigh(exponentials<words>(i), &factor, &offset);
-            int c = 0;
-            for (; c + 10 <= size; c += 10) multiply_values<10>(i, c, factor, offset);
-            if (c + 8 <= size) multiply_values<8>(i, c, factor, offset), c += 8;
-            if (c + 4 <= size) multiply_values<4>(i, c, factor, offset), c += 4;
-            if (c + 2 <= size) multiply_values<2>(i, c, factor, offset), c += 2;
-            if (c < size) multiply_values<1>(i, c, factor, offset);
+            for (int block = 0, c = 0; block < blocks; ++block) {  // of nearly equal size
+                const int count = size / blocks + (block < size % blocks);
+                multiply_values_of<most_channels>(count, i, c, factor, offset);
+                c += count;
+            }
         }
     }
 };

@@ -86,7 +86,11 @@ struct Attention {
     int channels, heads, tokens, width;  // width: tokens rounded up to 16
     int queries, query_width;            // likewise
     float scale;
-    const float* bias;      // heads x tokens (of keys) x query_width, times log2(e)
+    // Times log2(e).  That of a head h, a key j and the queries i, i + 1, ... of a vector lies side by side, from
+    // bias + h * bias_pitch + query_bias[i] + key_bias[j] on.
+    const float* bias;
+    std::ptrdiff_t bias_pitch;
+    const std::int32_t *query_bias, *key_bias;  // query_width, of which those that begin a vector are read; tokens
     const std::int32_t* regions;  // width numbers, or null: all tokens see each other
     Format scores, values;  // of the operands of both products
     const Quantizer *q, *k, *attention, *v;  // null: not quantized; both of a pair where that product is u8

@@ -2,21 +2,20 @@
 #include <algorithm>
 
 #include "engine/checks.hpp"
+#include "steps/relative_bias.hpp"
 #include "steps/steps.hpp"
 
 namespace bitsr {
 
 namespace {
 
-constexpr float kLog2E = 1.44269504f;
-
 using Regions = std::vector<std::int32_t>;
 
 // What steps of attention keep of their options.
 struct Products {
-    int heads, queries, query_width, keys;
+    int heads, queries, keys;
     float scale;
-    std::vector<float> bias;
+    RelativeBias bias;
     Format scores, values;
     std::optional<Quantizer> q, k, attention, v;
 
@@ -30,9 +29,9 @@ struct Products {
         a.tokens = keys;
         a.width = width;
         a.queries = queries;
-        a.query_width = query_width;
+        a.query_width = round_up(queries, 16);
         a.scale = scale;
-        a.bias = bias.data();
+        bias.give(a);
         a.scores = scores;
         a.values = values;
         a.q = pointer(q);
@@ -50,21 +49,16 @@ void check_product(Format format, const std::optional<Quantizer>& a, const std::
         if (quantizer) require_quantizer(*quantizer);
 }
 
-Products make_products(const AttentionOptions& o, int queries, int keys) {
-    require(o.bias_heads == o.heads && o.bias_keys == keys && o.bias_queries == queries,
-            "the bias must be heads x tokens of keys x tokens of queries");
-    const std::size_t rows = std::size_t(o.heads) * keys;
-    require_finite(o.bias, rows * queries, "the bias must be finite");
+Products make_products(const AttentionOptions& o, int margin) {
+    const int row = 2 * (o.window + margin) - 1, side = o.window + 2 * margin;
+    require(o.bias_heads == o.heads && o.bias_rows == row && o.bias_columns == row,
+            "the bias must be heads x distances in y x distances in x");
+    require_finite(o.bias, std::size_t(o.heads) * row * row, "the bias must be finite");
     require_finite(&o.scale, 1, "the scale must be finite");
     check_product(o.scores, o.q, o.k);
     check_product(o.values, o.attention, o.v);
-    const int width = round_up(queries, 16);
-    Products products{o.heads, queries, width, keys, o.scale, {}, o.scores, o.values, o.q, o.k, o.attention, o.v};
-    products.bias.resize(rows * width);
-    for (std::size_t row = 0; row < rows; ++row)
-        for (int query = 0; query < queries; ++query)
-            products.bias[row * width + query] = o.bias[row * queries + query] * kLog2E;  // as the kernel wants it
-    return products;
+    const RelativeBias bias(o.bias, o.heads, o.window, margin, kernels().lanes);
+    return {o.heads, o.window * o.window, side * side, o.scale, bias, o.scores, o.values, o.q, o.k, o.attention, o.v};
 }
 
 void check_values(Checks& checks, const Value& x, const Value& y, const AttentionOptions& o) {
@@ -79,9 +73,11 @@ void check_values(Checks& checks, const Value& x, const Value& y, const Attentio
 
 struct AttentionStep : Step {
     Value x, y;
-    Products products;
+    const Products products;
     int last_row, last_column;  // of the windows
     Regions regions[2][2];      // of windows in the last row, in the last column; empty: no regions
+
+    explicit AttentionStep(Products made) : products(std::move(made)) {}
 
     void run(const Tile& tile) const override {
         const Regions& here = regions[tile.y == last_row][tile.x == last_column];
@@ -106,8 +102,10 @@ Regions regions_of(int window, int shift, bool last_row, bool last_column, int w
 // three leave in the cache.
 struct OverlappingAttention : Step {
     Value x, y;
-    Products products;  // of all heads; the kernel gets one at a time
+    const Products products;  // of all heads; the kernel gets one at a time
     int window, margin, width;
+
+    explicit OverlappingAttention(Products made) : products(std::move(made)) {}
 
     void run(const Tile& tile) const override {
         const int size = y.channels / products.heads;
@@ -123,7 +121,7 @@ struct OverlappingAttention : Step {
             }
             Attention a = products.of(copy, {to.words(head * size), to.pitch}, size, width, scratch);
             a.heads = 1;
-            a.bias += std::ptrdiff_t{head} * products.keys * products.query_width;
+            a.bias += head * a.bias_pitch;
             tile.kernels.attention(a);
         }
     }
@@ -151,12 +149,11 @@ StepPointer make_attention(Group& group, const Value& x, const Value& y, const A
     check_values(checks, x, y, o);
     checks.reads(x);
     require(o.window == group.window && o.extent == group.shift, "window and shift are not those of the group");
-    const int tokens = group.window * group.window, width = group.tile_width();
+    const int width = group.tile_width();
 
-    auto step = std::make_unique<AttentionStep>();
+    auto step = std::make_unique<AttentionStep>(make_products(o, 0));
     step->x = x;
     step->y = y;
-    step->products = make_products(o, tokens, tokens);
     step->last_row = group.height / group.window - 1;
     step->last_column = group.width / group.window - 1;
     if (group.shift)
@@ -176,10 +173,9 @@ StepPointer make_overlapping_attention(Group& group, const Value& x, const Value
     require(o.extent >= 0 && o.extent <= 64, "the margin must be 0..64");
     const int side = o.window + 2 * o.extent, size = y.channels / o.heads;
 
-    auto step = std::make_unique<OverlappingAttention>();
+    auto step = std::make_unique<OverlappingAttention>(make_products(o, o.extent));
     step->x = x;
     step->y = y;
-    step->products = make_products(o, o.window * o.window, side * side);
     step->window = o.window;
     step->margin = o.extent;
     step->width = round_up(side * side, 16);

@@ -40,8 +40,8 @@ struct AttentionOptions {
     int heads, window;
     int extent;  // shift of the windows; margin of those of keys and values
     float scale;
-    const float* bias;  // heads x tokens (of keys) x tokens (of queries)
-    int bias_heads, bias_keys, bias_queries;
+    const float* bias;  // heads x distances in y x distances in x of queries from keys, from the most negative on
+    int bias_heads, bias_rows, bias_columns;
     Format scores, values;
     std::optional<Quantizer> q, k, attention, v;
 };

@@ -24,14 +24,19 @@ void for_runs(const Group& group, const Tile& tile, const Body& body) {
     }
 }
 
-void copy_planes(const Planes& from, const Planes& to, int planes, int count) {
+template <int count>
+void copy_runs(const Planes& from, const Planes& to, int planes) {
     const Word* x = from.data;
     Word* y = to.data;
-    if (count == 8) {  // the window of most networks: copies of a constant size
-        for (int p = 0; p < planes; ++p, x += from.pitch, y += to.pitch) std::memcpy(y, x, 8 * sizeof(Word));
-    } else {
-        for (int p = 0; p < planes; ++p, x += from.pitch, y += to.pitch) std::memcpy(y, x, count * sizeof(Word));
+    for (int p = 0; p < planes; ++p, x += from.pitch, y += to.pitch) std::memcpy(y, x, count * sizeof(Word));
+}
+
+void copy_planes(const Planes& from, const Planes& to, int planes, int count) {
+    switch (count) {  // the windows of most networks: copies of a constant size
+        case 8: return copy_runs<8>(from, to, planes);
+        case 16: return copy_runs<16>(from, to, planes);
     }
+    for (int p = 0; p < planes; ++p) std::memcpy(to.words(p), from.words(p), count * sizeof(Word));
 }
 
 // Of a group only what for_runs needs: the group itself is still being built.

@@ -20,8 +20,8 @@ struct Case {  // of attention
 
 Case random_case() {
     Case c{whole(1, 3), whole(0, 3) ? whole(1, 33) : 64, 0, 0, 1, Format(whole(0, 2)), Format(whole(0, 2)), {}, {}, {}, {}};
-    const int sides[] = {2, 4, 5, 7, 8, 12};
-    c.tokens = sides[whole(0, 5)] * sides[whole(0, 5)];
+    const int sides[] = {2, 4, 5, 7, 8, 12, 16};
+    c.tokens = sides[whole(0, 6)] * sides[whole(0, 6)];
     c.queries = whole(0, 1) ? c.tokens : whole(1, c.tokens);
     c.spread = whole(0, 4) ? 1.0f : 20.0f;  // large scores overflow without the largest subtracted
     const auto some = [&](Format format) { return format == Format::u8 || whole(0, 2) == 0; };
@@ -45,9 +45,13 @@ void test_attention(const Kernels& k) {
     if (whole(0, 1))
         for (int n = 0; n < 3 * channels; ++n)  // what lies beyond the tokens must not count
             for (int i = c.tokens; i < width; ++i) qkv.at(n, i) = std::numeric_limits<float>::quiet_NaN();
-    const int query_width = up16(c.queries);
-    std::vector<float> bias(c.heads * c.tokens * query_width);
+    const int query_width = up16(c.queries), farthest = 200;
+    const int pitch = 2 * farthest + k.lanes;
+    std::vector<float> bias(c.heads * pitch);
     for (float& b : bias) b = normal(1);
+    std::vector<std::int32_t> query_bias(query_width), key_bias(c.tokens);
+    for (auto& offset : query_bias) offset = whole(0, farthest);
+    for (auto& offset : key_bias) offset = whole(0, farthest);
     std::vector<std::int32_t> regions(width);
     for (auto& region : regions) region = whole(0, 1);
     std::vector<Word> scratch(k.attention_scratch(channels, c.heads, width) + 16);
@@ -55,7 +59,8 @@ void test_attention(const Kernels& k) {
     a.qkv = qkv.planes(), a.output = output.planes();
     a.channels = channels, a.heads = c.heads, a.tokens = c.tokens, a.width = width;
     a.queries = c.queries, a.query_width = query_width;
-    a.scale = 1 / std::sqrt(float(c.size)), a.bias = bias.data(), a.regions = whole(0, 1) ? regions.data() : nullptr;
+    a.scale = 1 / std::sqrt(float(c.size)), a.regions = whole(0, 1) ? regions.data() : nullptr;
+    a.bias = bias.data(), a.bias_pitch = pitch, a.query_bias = query_bias.data(), a.key_bias = key_bias.data();
     a.scores = c.scores, a.values = c.values;
     const auto pointer = [](const std::optional<Quantizer>& q) { return q ? &*q : nullptr; };
     a.q = pointer(c.q), a.k = pointer(c.k), a.attention = pointer(c.attention), a.v = pointer(c.v);
@@ -69,7 +74,8 @@ void test_attention(const Kernels& k) {
         for (int i = 0; i < c.queries; ++i) {
             double largest = -HUGE_VAL, sum = 0;
             for (int j = 0; j < c.tokens; ++j) {
-                p[j] = bias[(h * c.tokens + j) * query_width + i] * std::log(2.0);
+                const int lane = i % k.lanes;
+                p[j] = bias[h * pitch + query_bias[i - lane] + key_bias[j] + lane] * std::log(2.0);
                 if (a.regions && regions[i] != regions[j]) p[j] -= 100;
                 for (int d = h * c.size; d < (h + 1) * c.size; ++d)
                     p[j] += double(level_of(qkv.at(d, i) * a.scale, c.q)) * level_of(qkv.at(channels + d, j), c.k);

@@ -16,12 +16,13 @@ void test_not_a_number(const Kernels& k) {
     k.layer_norm(x.planes(), y.planes(), 8, 64, ones, ones, 1e-5f);
     Map qkv(6, 64, 16);
     for (Word& w : qkv.words) std::memcpy(&w, &strange[whole(0, 5)], sizeof w);
-    const std::vector<float> bias(2 * 64 * 64);
+    const std::vector<float> bias(16);
+    const std::vector<std::int32_t> same(64);
     const Quantizer q{-1, 0.01f, 255};
     for (int formats = 0; formats < 9; ++formats) {
         std::vector<Word> scratch(k.attention_scratch(2, 2, 64) + 16);
-        Attention a{qkv.planes(), y.planes(), 2, 2, 64, 64, 64, 64, 1, bias.data(), nullptr, Format(formats % 3),
-                    Format(formats / 3), &q, &q, &q, &q, scratch.data()};
+        Attention a{qkv.planes(), y.planes(), 2, 2, 64, 64, 64, 64, 1, bias.data(), 0, same.data(),
+                    same.data(), nullptr, Format(formats % 3), Format(formats / 3), &q, &q, &q, &q, scratch.data()};
         k.attention(a);
     }
 }

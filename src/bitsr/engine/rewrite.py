@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from bitsr.engine.matrices import product_format
 from bitsr.engine.ops import Format, Graph, Op, Value
 from bitsr.program import steps
-from bitsr.program.attention import relative_positions
 from bitsr.program.maps import reflection, resize_taps
 from bitsr.program.program import Program
 from bitsr.program.shapes import Shape
@@ -136,20 +135,20 @@ def _conv2d(to: Rewriter, step: steps.Conv2d) -> None:
 
 
 def _window_attention(to: Rewriter, step: steps.WindowAttention) -> None:
-    parameters = (step.heads, step.window, step.shift, *_attention(to, step, relative_positions(step.window)))
+    parameters = (step.heads, step.window, step.shift, *_attention(to, step, step.window))
     to.emit("attention", step.output, to.maps[step.qkv], parameters=parameters)
 
 
 def _overlapping_attention(to: Rewriter, step: steps.OverlappingAttention) -> None:
-    positions = relative_positions(step.window, step.margin)
-    parameters = (step.heads, step.window, step.margin, *_attention(to, step, positions))
+    parameters = (step.heads, step.window, step.margin, *_attention(to, step, step.window + step.margin))
     to.emit("overlapping_attention", step.output, to.maps[step.qkv], parameters=parameters, elsewhere=True)
 
 
-def _attention(to: Rewriter, step: steps.Attention, positions: NDArray[np.int64]) -> tuple[Any, ...]:
-    """Scale, bias, formats of both products, quantizers of the four operands."""
+def _attention(to: Rewriter, step: steps.Attention, reach: int) -> tuple[Any, ...]:
+    """Scale, bias, formats of both products, quantizers of the four operands; a query sees keys less than ``reach``
+    pixels away, in both directions."""
     table = to.program.tensor(step.bias_table)
-    bias = np.ascontiguousarray(table[positions].transpose(2, 1, 0))  # heads, keys, queries
+    bias = np.ascontiguousarray(table.T).reshape(step.heads, 2 * reach - 1, 2 * reach - 1)
     scores: Format = "u8" if step.q is not None and step.k is not None else to.floating
     values: Format = "u8" if step.attention is not None and step.v is not None else to.floating
     quantizers = (None if q is None else _numbers(q) for q in (step.q, step.k, step.attention, step.v))
