@@ -16,7 +16,7 @@ from torch import nn
 
 from bitsr.methods.ptq.bounds import activation_bounds
 from bitsr.methods.ptq.config import Best, HarmoQ
-from bitsr.methods.ptq.distill import Rates, all_rates, step_of, train
+from bitsr.methods.ptq.distill import Rates, all_rates, rms_loss, step_of, train
 from bitsr.methods.ptq.gptq import round_with_gptq
 from bitsr.methods.ptq.harmoq import correct, refine_bounds, smooth
 from bitsr.methods.ptq.pipeline import (
@@ -40,19 +40,20 @@ POOL = 1024  # different crops at most: weights, unlike bounds, learn few crops 
 @dataclass(frozen=True)
 class Effort:
     """``groups``: how often statistics are refreshed, from ``samples`` rows.  ``abr_steps`` on each layer's bounds.
-    ``learn_steps`` on the whole network; three times as many where it has convolutions alone, which lose more and whose
+    ``learn_steps`` on the whole network, or ``conv_steps`` where it has convolutions alone, which lose more and whose
     steps are cheaper."""
 
     groups: int
     samples: int
     abr_steps: int
     learn_steps: int
+    conv_steps: int
 
 
 EFFORTS = {
-    "fast": Effort(groups=1, samples=2048, abr_steps=0, learn_steps=5),
-    "default": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=100),
-    "max": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=1200),
+    "fast": Effort(groups=1, samples=2048, abr_steps=0, learn_steps=5, conv_steps=30),
+    "default": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=100, conv_steps=600),
+    "max": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=1000, conv_steps=7200),
 }
 
 
@@ -90,9 +91,10 @@ def learn(effort: Effort, rate: float) -> Stage:
         rates = code_rates(work, rate) if rate else []
         rates += all_rates(work, HarmoQ.distill_lr)
         transformer = any(isinstance(module, nn.Linear) for module in work.teacher.modules())
-        steps = effort.learn_steps * (1 if transformer else 3)
+        steps = effort.learn_steps if transformer else effort.conv_steps
         batch = HarmoQ.distill_batch
-        train(work, rates, steps=steps, batch=batch, crop=HarmoQ.distill_crop, pool=min(POOL, steps * batch))
+        pool = min(POOL, steps * batch)
+        train(work, rates, rms_loss, steps=steps, batch=batch, crop=HarmoQ.distill_crop, pool=pool)
 
     return stage
 
@@ -102,7 +104,8 @@ def learn(effort: Effort, rate: float) -> Stage:
 
 def effort_of(config: Best) -> Effort:
     """What the config's effort buys, with what it gives itself in place."""
-    given = {name: getattr(config, name) for name in ("groups", "samples", "learn_steps")}
+    given = {"groups": config.groups, "samples": config.samples, "learn_steps": config.learn_steps}
+    given["conv_steps"] = config.learn_steps
     return replace(EFFORTS[config.effort], **{name: value for name, value in given.items() if value is not None})
 
 

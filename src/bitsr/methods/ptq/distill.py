@@ -33,6 +33,11 @@ def output_loss(compressed: Outputs, full: Outputs) -> Tensor:
     return (compressed[0] - full[0]).abs().mean()
 
 
+def rms_loss(compressed: Outputs, full: Outputs) -> Tensor:
+    """Root of the mean squared difference, which is what PSNR measures; kept off 0, where its slope is infinite."""
+    return ((compressed[0] - full[0]).square().mean() + 1e-12).sqrt()
+
+
 def crops(work: Work, count: int, size: int, generator: torch.Generator) -> Tensor:
     """Random crops (count, C, size, size) with flips, from the calibration pictures."""
     pictures = torch.cat(work.crops)
