@@ -155,6 +155,17 @@ def test_files_of_one_network_are_timed_together(
     assert Image.open(tmp_path / "bench.png").width == draw_bars(rows, "here").width
 
 
+def test_peers_run_the_checkpoint_whatever_comes_first(
+    checkpoint: Path, packed: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--backends", "reference", "--against", "eager", "--rounds", "1", "--size", "12x12")
+    rows = bench(capsys, packed, checkpoint, *words)["results"]
+    assert {row["network"] for row in rows} == {str(checkpoint)}
+    near = {(Path(row["model"]).suffix, row["backend"]): row["agreement_db"] for row in rows}
+    assert near[".safetensors", "reference"] > 100 and near[".safetensors", "eager"] > 100
+    assert 20 < near[".bitsr", "reference"] < 100
+
+
 def test_a_peer_that_fails_stops_no_other(
     packed: Path, quick: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

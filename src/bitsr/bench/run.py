@@ -23,12 +23,13 @@ from bitsr.bench.memory import peak_rss_mib
 from bitsr.bench.peers import PEERS, Variant, ours
 from bitsr.bench.timing import interleave
 from bitsr.errors import BitsrError
+from bitsr.format import is_packed
 from bitsr.program.reference import run as run_reference
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A variant that is loaded and ran; ``network`` is the first file of its network, which peers run."""
+    """A variant that is loaded and ran; ``network`` is the file of its network that peers run."""
 
     network: str
     case: Case
@@ -52,8 +53,9 @@ def bench(
 ) -> Report:  # fmt: skip
     """Measure every backend on every file, beside the peers.
 
-    Files of the same network (a checkpoint and what was packed from it) are timed in the same turns, and peers run
-    the first of them.  ``on_step`` is called with (done, of how many): preparations, turns, measurements of memory.
+    Files of the same network (a checkpoint and what was packed from it) are timed in the same turns, and peers run the
+    checkpoint, or else the first of them.  ``on_step`` is called with (done, of how many): preparations, turns,
+    measurements of memory.
 
     Raises:
         BitsrError: a file cannot be read, or nothing could be measured.
@@ -62,7 +64,7 @@ def bench(
     for path in files:
         case = open_case(path, height, width)
         groups.setdefault(case.network(), []).append(case)
-    plans = [_plan(cases, backends, peers) for cases in groups.values()]
+    plans = [_plan(sorted(cases, key=_nearness), backends, peers) for cases in groups.values()]
     done, total = count(1), sum(map(len, plans)) * (rounds + 2)
     report = Report()
     for plan in plans:
@@ -74,8 +76,13 @@ def bench(
     return report
 
 
+def _nearness(case: Case) -> tuple[bool, bool]:
+    """A checkpoint goes before a packed file in floating point, and that before one of codes."""
+    return case.is_quantized, is_packed(case.name)
+
+
 def _plan(cases: Sequence[Case], backends: Sequence[str], peers: Sequence[Variant]) -> list[tuple[Case, Variant]]:
-    """What is measured of one network; the first file is that which peers run."""
+    """What is measured of one network; the first case is that which peers run."""
     plan = [(case, ours(backend)) for case in cases for backend in backends]
     plan += [(cases[0], variant) for variant in peers if not variant.of_codes]
     return plan + [(case, variant) for case in cases if case.is_quantized for variant in peers if variant.of_codes]

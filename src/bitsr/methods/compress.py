@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from bitsr.errors import ConfigError
 from bitsr.methods.ptq.config import PTQConfig
 from bitsr.methods.ptq.pipeline import begin, finish
 from bitsr.methods.registry import dump_config, stages_of
@@ -20,6 +21,8 @@ def compress(module: nn.Module, config: PTQConfig, images: Sequence[NDArray[np.u
     HxWx3 uint8 RGB. The result computes in simulated low precision; ``bitsr.save`` packs it for integer execution
     if the network can be lowered.
     """
+    if not isinstance(config, PTQConfig):
+        raise ConfigError(f"the config is one like bitsr.Best(w_bits=4, a_bits=4), got {config!r}")
     work = begin(module, images, config, seed)
     for stage in stages_of(config):
         stage(work)

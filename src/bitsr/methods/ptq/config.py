@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bitsr.errors import ConfigError
 
 BITS = (2, 3, 4, 6, 8, 16, 32)
+COUNTED = {  # options of which there must be one
+    "batch", "candidates", "crop", "distill_batch", "distill_crop", "groups", "iterations", "patch", "samples",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,7 @@ class PTQConfig:
     def __post_init__(self) -> None:
         for name in ("w_bits", "a_bits", "conv_bits"):
             check_bits(name, getattr(self, name))
-        if self.scope not in ("full", "paper"):
-            raise ConfigError(f"scope is 'full' or 'paper', got {self.scope!r}")
+        check_options(self)
         object.__setattr__(self, "layer_bits", pairs(self.layer_bits))
 
     @property
@@ -46,6 +49,18 @@ def check_bits(name: str, bits: int) -> None:
     if bits not in BITS:
         known = ", ".join(map(str, BITS))
         raise ConfigError(f"{name}={bits}: post-training quantization takes {known} bits (1 bit needs training)")
+
+
+def check_options(config: PTQConfig) -> None:
+    """Raises `ConfigError` for a word that is none of the choices, and for a number below its least or not finite."""
+    hints = get_type_hints(type(config))
+    for name in (option.name for option in fields(config)):
+        value, choices = getattr(config, name), get_args(hints[name])
+        if get_origin(hints[name]) is Literal and value not in choices:
+            raise ConfigError(f"{name} is one of {', '.join(map(str, choices))}, got {value!r}")
+        least = 1 if name in COUNTED else 0
+        if isinstance(value, int | float) and not least <= value < math.inf:
+            raise ConfigError(f"{name} is at least {least}, got {value}")
 
 
 def pairs(given: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -267,15 +282,6 @@ class Best(PTQConfig):
     learn_steps: int | None = None
     learn_rate: float = 0.02
     rank: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("groups", "samples"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"{name} is at least 1, got {getattr(self, name)}")
-        for name in ("learn_steps", "learn_rate", "rank"):
-            if (getattr(self, name) or 0) < 0:
-                raise ConfigError(f"{name} is at least 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,26 @@ SYMMETRIC_FROM = 8  # weight bits from which rows are symmetric: no sum over the
 
 def to_batches(pictures: Sequence[NDArray[np.uint8]], descriptor: Descriptor | None = None) -> list[Tensor]:
     """Equal-sized HxWx3 uint8 RGB pictures -> batches NCHW in [0,1], in the colours that the network takes."""
+    for picture in pictures:
+        check_picture(picture, descriptor)
     if len({p.shape for p in pictures}) > 1:
         raise ConfigError("calibration pictures must have one size; cut them into crops (bitsr.calibration_crops does)")
     floats = [to_float(p) for p in pictures]
     if descriptor is not None:
         floats = [to_network(p, descriptor)[0] for p in floats]
     return list(torch.from_numpy(np.stack(floats)).permute(0, 3, 1, 2).contiguous().split(BATCH))
+
+
+def check_picture(picture: NDArray, descriptor: Descriptor | None) -> None:
+    """Raises `ConfigError` for what is no array HxWxC, RGB where the network is described, of values as pictures have
+    them."""
+    if not isinstance(picture, np.ndarray):
+        raise ConfigError(f"calibration takes NumPy pictures HxWx3 uint8, got a {type(picture).__name__}")
+    channels = {3} if descriptor is not None else set(picture.shape[-1:])
+    if picture.ndim != 3 or 0 in picture.shape or picture.shape[2] not in channels:
+        raise ConfigError(f"calibration takes pictures HxWx3, got an array of shape {picture.shape}")
+    if picture.dtype.kind != "u" and not (picture.dtype.kind == "f" and 0 <= picture.min() <= picture.max() <= 1):
+        raise ConfigError(f"calibration takes pictures of uint8, or of floats in [0, 1], got {picture.dtype}")
 
 
 @dataclass
@@ -59,12 +73,16 @@ Stage = Callable[[Work], None]
 
 def begin(model: nn.Module, pictures: Sequence[NDArray[np.uint8]], config: PTQConfig, seed: int) -> Work:
     """Copy the network and put the compressed twins in place; they compute what the originals did."""
-    if not pictures:
+    if len(pictures) == 0:
         raise ConfigError("calibration needs at least one picture")
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ConfigError(f"{name} holds NaN or infinite values; load sound weights")
+    where = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     fold_batch_norms(teacher)
     student = copy.deepcopy(teacher)
-    crops = [b.to(next(model.parameters()).device) for b in to_batches(pictures, getattr(model, "descriptor", None))]
+    crops = [b.to(where) for b in to_batches(pictures, getattr(model, "descriptor", None))]
     batches = crops[: STATISTICS // BATCH]
     bits = assign_bits(teacher, execution_order(teacher, batches[0][:1]), config)
     if not bits and min(config.w_bits, config.a_bits) < 16 and not config.layer_bits:

@@ -1,0 +1,78 @@
+"""Every number in the tables of the README is that of a file of results, rounded."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "results"
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+NETWORKS = {"IMDN": "imdn_x4", "RFDN": "rfdn_x4", "SwinIR-light": "swinir_light_x4"}
+
+pytestmark = pytest.mark.skipif(not (RESULTS / "ptq.csv").exists(), reason="the results are not part of this copy")
+
+
+def rows_of(name: str, **values: str) -> list[dict[str, str]]:
+    with (RESULTS / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if all(row[key] == value for key, value in values.items())]
+
+
+def table_after(words: str) -> list[dict[str, str]]:
+    """The first table behind ``words``, a dictionary a line."""
+    lines = README.split(words)[1].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().strip("*") for cell in line.strip("|").split("|")])
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+
+
+def measured(model: str, column: str) -> dict[str, str]:
+    """The row of results that a cell of the first table stands for."""
+    common = {"model": model, "dataset": "Set5"}
+    if column == "full precision":
+        (row,) = rows_of("ptq", method="fp", **common)
+    elif "--max-drop" in column:
+        wide = rows_of("mixed_precision", goal="drop 0.05", **common)
+        (row,) = wide or rows_of("ptq_first", method="harmoq", w_bits="8", a_bits="8", **common)
+    elif column.endswith("DOBI"):
+        (row,) = rows_of("ptq_first", method="dobi", w_bits=column[1], a_bits=column[3], **common)
+    else:
+        (row,) = rows_of("ptq", method="best", w_bits=column[1], a_bits=column[3], options="crops=128", **common)
+    return row
+
+
+def test_quality_and_size() -> None:
+    compared = 0
+    for line in table_after("PSNR-Y on Set5"):
+        model = NETWORKS[line.pop("network").split()[0]]
+        for column, cell in line.items():
+            row = measured(model, column)
+            psnr, gap, size = re.match(r"([\d.]+)(?: \((-[\d.]+)\))?(?:, (\d+) KiB)?", cell).groups()
+            assert psnr == f"{float(row['psnr_y']):.2f}", (model, column)
+            assert gap is None or gap == f"{float(row['gap']):.2f}", (model, column)
+            assert size is None or size == f"{int(row['bytes']) / 1024:.0f}", (model, column)
+            compared += 1
+    assert compared == 15
+
+
+def test_times() -> None:
+    files = {"bitsr W8A8": ("native", "W8A8"), "bitsr fp32": ("native", "fp32"), "OpenVINO INT8": ("openvino-int8",)}
+    files |= {"OpenVINO fp32": ("openvino",), "ONNX Runtime fp32": ("onnxruntime",)}
+    for line in table_after("Milliseconds for a picture"):
+        model = NETWORKS[line.pop("network").split()[0]]
+        rows = {(row["backend"], row["file"], row["threads"]): row for row in rows_of("engine", model=model)}
+        ours = [rows["native", "W8A8", threads]["ratio_vs_best_peer"] for threads in "12"]
+        for told, ratio in zip((line.pop("W8A8 ahead"), line.pop("at 2 threads")), ours, strict=True):
+            assert told.endswith("x") and float(told[:-1]) == round(float(ratio), len(told.partition(".")[2]) - 1)
+        fastest = min(float(rows[name, "fp32", "1"]["median_ms"]) for name in ("eager", "compile"))
+        assert line.pop("torch") == f"{fastest:.0f}"
+        for column, cell in line.items():
+            backend, file = (*files[column], "fp32")[:2]
+            assert cell == f"{float(rows[backend, file, '1']['median_ms']):.0f}", (model, column)
