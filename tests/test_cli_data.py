@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bitsr.cli import download
 from bitsr.cli.main import main
 from bitsr.data.catalogue import SETS, digest_of
 from bitsr.data.pictures import list_pictures
@@ -50,6 +51,8 @@ class Server:
                 asked = self.headers.get("Range")
                 outer.ranges.append(asked)
                 start = int(asked.split("=")[1].rstrip("-")) if asked else 0
+                if asked and start >= len(content):
+                    return self.send_error(416)
                 body = content[start:]
                 self.send_response(206 if asked else 200)
                 self.send_header("Content-Length", str(len(body)))
@@ -101,6 +104,30 @@ def test_get_goes_on_where_it_stopped(
     assert f"100 of {len(archive)} bytes" in capsys.readouterr().err
     assert main(["data", "get", "Set5", "-o", str(tmp_path / "data")]) == 0
     assert server.ranges == [None, "bytes=100-"]
+
+
+def test_get_begins_again_where_nothing_is_left_to_fetch(serve, archive: bytes, tmp_path: Path) -> None:  # noqa: ANN001
+    """A part as long as the file, from a run that was killed before it was renamed."""
+    server = serve(archive)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Set5.tar.gz.part").write_bytes(b"?" * len(archive))
+    assert main(["data", "get", "Set5", "-o", str(tmp_path / "data")]) == 0
+    assert server.ranges == [f"bytes={len(archive)}-", None]
+
+
+def test_an_archive_is_kept_where_its_pictures_cannot_be_written(
+    archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk does not make it a damaged one."""
+
+    def fail(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(download, "write_atomically", fail)
+    (tmp_path / "set.tar.gz").write_bytes(archive)
+    with pytest.raises(OSError, match="No space left"):
+        download.unpack_pictures(tmp_path / "set.tar.gz", tmp_path / "HR")
+    assert (tmp_path / "set.tar.gz").exists()
 
 
 def test_get_refuses_other_pictures(serve, archive: bytes, pictures: Path, tmp_path: Path, capsys) -> None:  # noqa: ANN001

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,53 @@ def test_a_name_of_the_greatest_length(tmp_path: Path) -> None:
     assert (tmp_path / ("n" * 255)).read_bytes() == b"data"
 
 
+# ---- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_compress_as_json(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Floating point is called what the file holds, whichever of 16 and 32 was asked for."""
+    out = tmp_path / "x.bitsr"
+    words = ["compress", str(checkpoint), "-o", str(out), "--method", "minmax", "--json", "--bits"]
+    for bits, precision, told in (("32", "fp16", "fp16"), ("16", "fp32", "fp32"), ("8", "fp16", "W8A8")):
+        assert main([*words, bits, "--precision", precision]) == 0
+        captured = capsys.readouterr()
+        content = json.loads(captured.out)
+        assert captured.err == "" and content.pop("seconds") > 0
+        assert content == {
+            "file": str(out), "file_bytes": out.stat().st_size, "checkpoint_bytes": checkpoint.stat().st_size,
+            "method": "minmax", "bits": told, "drop_db": None,
+        }  # fmt: skip
+
+
+def test_info_leaves_out_what_was_left_out(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.bitsr"
+    assert main(["compress", str(checkpoint), "-o", str(out), "--bits", "16"]) == 0
+    assert main(["info", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "method=best" in told and "None" not in told
+
+
+def test_memory_that_does_not_suffice(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch says so by a RuntimeError, which is no bug; other RuntimeErrors are."""
+
+    def fail(words: str) -> Callable[..., None]:
+        def load(*arguments: object, **options: object) -> None:
+            raise RuntimeError(words)
+
+        return load
+
+    monkeypatch.setattr("bitsr.archs.load.read_state_dict", fail("DefaultCPUAllocator: can't allocate memory\nmore"))
+    assert main(["info", str(checkpoint)]) == 1
+    assert error_of(capsys) == "memory does not suffice (DefaultCPUAllocator: can't allocate memory)"
+    monkeypatch.setattr("bitsr.archs.load.read_state_dict", fail("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["info", str(checkpoint)])
+
+
 # ---- upscale ---------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +250,17 @@ def test_trained_weights_tell_what_others_do_not(tmp_path: Path) -> None:
     assert main(["train", str(recipe), "--data", str(photos), "--output", str(tmp_path / "run")]) == 0
     module = bitsr.load(tmp_path / "run" / "weights.safetensors")
     assert (module.img_range, module.res_scale) == (1.0, 0.3)
+
+
+def test_a_finished_run_without_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = write_pictures(tmp_path / "photos", ["a.png", "b.png"], 48, 48)
+    (tmp_path / "r.yaml").write_text("arch: msrresnet\narch_args: {num_feat: 8, num_block: 1}\nsteps: 1\ncrop: 8\n")
+    words = ["train", str(tmp_path / "r.yaml"), "--data", str(photos), "-o", str(tmp_path / "run")]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    (tmp_path / "run" / "log.jsonl").unlink()
+    assert main([*words, "--resume"]) == 0
+    assert capsys.readouterr().out == told
 
 
 def test_other_peoples_notes_are_left_alone(tmp_path: Path) -> None:

@@ -17,15 +17,20 @@ from bitsr.archs.network import StateDict
 from bitsr.errors import CheckpointError
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")  # of torch's DistributedDataParallel, and of torch.compile
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 
 def read_state_dict(path: Path) -> StateDict:
     """The state dict in a file, in float32, freed from wrappers (`params_ema` before `params` before the others) and
-    from the prefix `module.`; raises `CheckpointError` if the file is missing, damaged, holds code or non-finite
-    weights."""
+    from the prefixes `module.` and `_orig_mod.`.
+
+    Raises `CheckpointError` if the file is missing, damaged, holds code or non-finite weights.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: is empty; get the file again")
     if path.suffix == ".safetensors":
         content = _read_safetensors(path)
     elif path.suffix in PICKLES:
@@ -68,7 +73,7 @@ def _refused(message: str) -> str | None:
 def _brief(error: Exception) -> str:
     """The gist of an exception, on one line; without torch's advice to load without protection."""
     lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:160]
+    return (lines[0] if lines and " " in lines[0] else type(error).__name__)[:160]
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -82,8 +87,8 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     if odd := next((key for key, value in content.items() if not isinstance(value, Tensor)), None):
         raise CheckpointError(f"{path}: {odd} is a {type(content[odd]).__name__}, expected a tensor")
     names = {str(key): value for key, value in content.items()}
-    while all(name.startswith("module.") for name in names):
-        names = {name.removeprefix("module."): value for name, value in names.items()}
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in names)), None):
+        names = {name.removeprefix(prefix): value for name, value in names.items()}
     return names
 
 

@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction
 
 import bitsr
-from bitsr.cli.console import UsageError, human_bytes, option, print_table, working
+from bitsr.cli.console import Flag, UsageError, emit_json, human_bytes, option, print_table, working
 from bitsr.cli.goal import compress_for, parse_goal
 from bitsr.cli.models import load_checkpoint
 from bitsr.data.files import check_output
 from bitsr.errors import ConfigError
 from bitsr.format import SUFFIX, is_packed
-from bitsr.methods.registry import BEST, config_for, dump_config, load_config, with_overrides
+from bitsr.methods.registry import BEST, config_for, load_config, with_overrides
 
-DEFAULT_BITS, FEWEST_BITS = 4, 2
+DEFAULT_BITS, FEWEST_BITS, FLOATING = 4, 2, 16
 SIMULATED = {
     "granular-dq": "granular-dq chooses bits while the network runs, so there is no file of it: measure it from Python "
     "with bitsr.compress and bitsr.evaluate; with fixed bits it is --method 2dquant --w-bits 8 --a-bits N"
@@ -47,6 +47,7 @@ def compress(
     seed: Annotated[int, option("N")] = 0,
     device: Literal["cpu", "cuda"] = "cpu",
     threads: Annotated[int | None, option("N")] = None,
+    json: Flag = False,
 ) -> int:
     """Compress a checkpoint to few bits and pack it into one file.
 
@@ -72,6 +73,7 @@ def compress(
         seed: of everything random: equal seeds give equal files
         device: where it is compressed
         threads: CPU threads
+        json: print one JSON object
     """
     if not is_packed(output):
         raise UsageError(f"-o {output}: the name of a packed file ends in {SUFFIX}")
@@ -95,12 +97,17 @@ def compress(
     output.parent.mkdir(parents=True, exist_ok=True)
     bitsr.save(small, output, precision=precision)
     before, after = model.stat().st_size, output.stat().st_size
-    method, bits_used = dump_config(chosen)["method"], f"W{chosen.w_bits}A{chosen.a_bits}" if goal is None else "mixed"
-    row = (output, method, bits_used, human_bytes(after), f"{after / before:.3f}", f"{seconds:.1f}")
+    done: Any = small.compression
+    named = f"W{chosen.w_bits}A{chosen.a_bits}" if min(chosen.w_bits, chosen.a_bits) < FLOATING else precision
+    used = named if goal is None else "mixed"
+    if json:
+        content = {"file": str(output), "file_bytes": after, "checkpoint_bytes": before, "method": done["method"]}
+        emit_json(content | {"bits": used, "seconds": seconds, "drop_db": done.get("drop_db")})
+        return 0
+    row = (output, done["method"], used, human_bytes(after), f"{after / before:.3f}", f"{seconds:.1f}")
     print_table(("packed file", "method", "bits", "size", "of checkpoint", "seconds"), [row])
     if max_drop is not None:
-        lost: Any = small.compression
-        print(f"loss on held-out crops: {lost['drop_db']:.3f} dB of PSNR-Y (measured)")
+        print(f"loss on held-out crops: {done['drop_db']:.3f} dB of PSNR-Y (measured)")
     return 0
 
 

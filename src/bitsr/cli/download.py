@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tarfile
 import urllib.request
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 from bitsr.data.files import write_atomically
 from bitsr.data.pictures import SUFFIXES
 from bitsr.errors import BitsrError
 
 CHUNK = 1 << 18
+UNSATISFIABLE = 416  # HTTP's answer to a range beyond the end
 TIMEOUT = 60  # seconds without an answer
 
 
@@ -39,7 +42,10 @@ def download(url: str, path: Path, advance: Callable[[int, int], None] = lambda 
                     file.write(chunk)
                     have += len(chunk)
                     advance(have, total)
-    except (URLError, TimeoutError, ConnectionError) as error:
+    except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        if isinstance(error, HTTPError) and error.code == UNSATISFIABLE:  # there is nothing behind what we have
+            part.unlink()
+            return download(url, path, advance)
         reason = getattr(error, "reason", error)
         raise BitsrError(f"{url}: cannot be fetched ({reason}); run the command again to go on") from error
     if total and have != total:
@@ -48,8 +54,16 @@ def download(url: str, path: Path, advance: Callable[[int, int], None] = lambda 
 
 
 def unpack_pictures(archive: Path, folder: Path) -> None:
-    """Write the pictures of a tar archive into ``folder`` under their bare names; everything else is left out."""
+    """Write the pictures of a tar archive into ``folder`` under their bare names; everything else is left out.
+
+    Raises `BitsrError` for what is no whole archive, and removes it, `OSError` where a picture cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _pictures_in(archive):
+        write_atomically(folder / name, content)
+
+
+def _pictures_in(archive: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
@@ -58,7 +72,7 @@ def unpack_pictures(archive: Path, folder: Path) -> None:
                     continue
                 content = tar.extractfile(member)
                 if content is not None:
-                    write_atomically(folder / name, content.read())
-    except (tarfile.TarError, EOFError, OSError) as error:
+                    yield name, content.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         archive.unlink(missing_ok=True)
         raise BitsrError(f"{archive}: is no whole archive of pictures ({error}); run the command again") from error

@@ -42,7 +42,8 @@ def info(file: Annotated[Positional[Path], option("FILE")], /, *, json: Flag = F
         print(f"{key:12} {content[key]}")
     print(f"{'size':12} {human_bytes(content['file_bytes'])} ({content['file_bytes']} bytes, measured)")
     if compression := content["meta"].get("compression"):
-        options = {key: value for key, value in compression.items() if key != "layer_bits"}  # which the tables show
+        shown = {key: value for key, value in compression.items() if key != "layer_bits"}  # which the tables show
+        options = {key: value for key, value in shown.items() if value is not None}
         print(f"{'compressed':12} " + ", ".join(f"{key}={value}" for key, value in options.items()))
     print_table(("bits", "layers", "bytes (counted)"), totals(content["layers"]))
     columns = ("name", "kind", "w_bits", "a_bits", "bytes")

@@ -24,6 +24,7 @@ from bitsr.cli.table import table
 from bitsr.cli.train import train
 from bitsr.cli.upscale import upscale
 from bitsr.errors import BitsrError
+from bitsr.runtime.tiles import is_out_of_memory
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
@@ -66,6 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         complain(error)
+        return 1
+    except RuntimeError as error:  # torch's way to say that memory ran out
+        if debug or not is_out_of_memory(error):
+            raise
+        complain(f"memory does not suffice ({str(error).splitlines()[0]})")
         return 1
     except KeyboardInterrupt:
         complain("interrupted")

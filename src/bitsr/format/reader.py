@@ -80,12 +80,12 @@ def read_bytes(data: bytes) -> Program:
 def _sections(data: bytes) -> dict[str, memoryview]:
     """The container's sections, after its structure, version and checksum have been found right."""
     if len(data) < 8:
-        raise Truncated(f"the file ends after {len(data)} bytes")
+        raise Truncated(f"the file ends after {len(data)} bytes, get it again")
     (length,) = struct.unpack_from("<Q", data)
     if length > HEADER_LIMIT or data[8:9] not in (b"{", b""):
         raise BadMagic("this is not a packed file of bitsr")
     if len(data) < 8 + length:
-        raise Truncated(f"the file ends in its header, after {len(data)} bytes")
+        raise Truncated(f"the file ends in its header, after {len(data)} bytes, get it again")
     header = _parse(data[8 : 8 + length], BadHeader)
     digest = _digest(header)
     sections = _tiles(header, memoryview(data)[8 + length :])
@@ -131,7 +131,7 @@ def _tiles(header: dict[str, Any], buffer: memoryview) -> dict[str, memoryview]:
         sections[name] = buffer[start:end]
         start = end
     if start > len(buffer):
-        raise Truncated(f"the file lacks {start - len(buffer)} bytes at its end")
+        raise Truncated(f"the file lacks {start - len(buffer)} bytes at its end, get it again")
     if start < len(buffer):
         raise BadHeader(f"{len(buffer) - start} bytes after the last section")
     return sections

@@ -162,9 +162,13 @@ class Run:
         mean = progress.loss_sum / progress.loss_count if progress.loss_count else None
         progress.loss_sum, progress.loss_count = 0.0, 0
         if self.log is not None:
-            seconds = round(progress.seconds, 1)
-            self.newest = {"step": progress.step, "loss": mean, "seconds": seconds, "holdout_psnr_y": self.validate()}
+            self.newest = self.entry(mean)
             self.log.write(self.newest)
+
+    def entry(self, loss: float | None = None) -> dict[str, Any]:
+        """A line of the log, as things stand: the weights are validated now."""
+        seconds = round(self.progress.seconds, 1)
+        return {"step": self.progress.step, "loss": loss, "seconds": seconds, "holdout_psnr_y": self.validate()}
 
     def frozen(self) -> nn.Module:
         """The averaged network as it can be evaluated, lowered and saved."""

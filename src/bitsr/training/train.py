@@ -68,7 +68,7 @@ def train(
         done = run.train(until, on_step if team.leads else None)
         if not team.leads:
             return Trained(done, run.progress.step, None, {})
-        entry = read_log(out)[-1]
+        entry = next(reversed(read_log(out)), None) or run.entry()
         try:
             weights, problem = write_weights(run, out), ""
         except UnsupportedLayer as error:
