@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from bitsr.parts.frozen_binary import FrozenBinary, freeze_layer
 from bitsr.parts.masks import Masks
 from bitsr.program import steps
 from bitsr.program.binary import decode, encode, patterns, states
-from bitsr.program.counting import count_layers, parameters, tensor_bytes
+from bitsr.program.counting import FLOAT_BITS, count_layers, parameters, tensor_bytes
 from bitsr.program.program import Program
 from bitsr.program.reference import Trace, run
 from bitsr.program.steps import BinaryWeight
@@ -115,6 +116,15 @@ def test_frozen_convolutions_give_the_same_bits(stride: int, masks: Masks | None
         assert torch.equal(freeze_layer(around)(x), around(x))
 
 
+@pytest.mark.parametrize("masks", [None, Masks(2, 4)])
+def test_frozen_scales_of_tokens_give_the_same_bits(masks: Masks | None) -> None:
+    torch.manual_seed(0)
+    layer = BinaryLinear(nn.Linear(60, 12), XNORActivation(60, -1), XNORWeight(), masks).eval()
+    x = torch.randn(7, 9, 60)
+    with torch.no_grad():
+        assert torch.equal(freeze_layer(layer)(x), layer(x))
+
+
 def test_inputs_of_zero_and_one_become_signs() -> None:
     torch.manual_seed(0)
     layer = BinaryLinear(nn.Linear(8, 4), UnitActivation(8, -1), DoReFaWeight(), Masks(2, 4)).eval()
@@ -127,9 +137,11 @@ def test_what_is_no_sign_is_not_frozen() -> None:
     source = nn.Linear(8, 4)
     staged = BinaryLinear(source, BiPerActivation(8, -1), BiPerWeight(source.weight))
     staged.on_step(0, 3)
-    for layer in (staged, bssr_linear(add_mean=True), BinaryLinear(source, XNORActivation(8, -1), XNORWeight())):
+    for layer in (staged, bssr_linear(add_mean=True)):
         with pytest.raises(ConfigError):
             freeze_layer(layer)
+    with pytest.raises(ConfigError, match="with linears, not with convolutions"):
+        freeze_layer(BinaryConv2d(nn.Conv2d(4, 4, 3), XNORActivation(4, 1), XNORWeight()))
     with pytest.raises(ConfigError, match="padded"):
         freeze_layer(BinaryConv2d(nn.Conv2d(4, 4, 3, padding=1), UnitActivation(4, 1), DoReFaWeight()))
 
@@ -184,6 +196,23 @@ def test_steps_equal_the_products_of_numbers(case: str) -> None:
     expected = plain(x, tensors, weight, stride, padding)
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert trace["y"]["accumulator"].dtype == np.int32
+
+
+@pytest.mark.parametrize("bias", [None, "b"])
+def test_the_scale_of_a_token_multiplies_its_sums(bias: str | None) -> None:
+    groups = (32, 28)
+    tensors = random_weight(7, (), groups, 2, 4)
+    weight = BinaryWeight("w", "s", groups, 2, 4)
+    x = random_map(6, 9, 60)
+    step = steps.BinaryLinear("y", "input", weight, "t", bias, token_scale=True)
+    y = run(program_of(60, step, **tensors), x)
+    product = plain(x, tensors | {"b": np.zeros(7, np.float32)}, weight, 1, 0)
+    expected = product * np.abs(x).mean(-1, keepdims=True, dtype=float) + (0 if bias is None else tensors["b"])
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    scaled, unscaled = (
+        count_layers(program_of(60, s, **tensors), 6, 9)[0] for s in (step, replace(step, token_scale=False))
+    )
+    assert scaled.bit_ops - unscaled.bit_ops == 6 * 9 * 7 * FLOAT_BITS**2
 
 
 def compressed_swinir(**options: Any) -> nn.Module:

@@ -18,7 +18,7 @@ from bitsr.archs.mambairv2 import MambaIRv2Light
 from bitsr.archs.swinir import SwinIR
 from bitsr.data.pictures import write_picture
 from bitsr.errors import ConfigError
-from bitsr.format import read_program
+from bitsr.format import read_bytes, read_program, to_bytes
 from bitsr.lowering import lower
 from bitsr.methods.binary.config import BSSR, Binary, BSSRPlus
 from bitsr.methods.binary.plus_training import PlusTraining
@@ -201,13 +201,15 @@ def test_full_blocks_train_and_are_packed() -> None:
     assert np.abs(ours - expected).mean() < 1e-3 * np.ptp(expected)
 
 
-def test_scales_per_pixel_are_not_packed() -> None:
+def test_scales_per_token_are_packed() -> None:
     model = make("swinir light x4")
     method = SignTraining(Binary(binarizer="xnor"))
-    frozen = method.freeze(method.prepare(model))
+    frozen, x = method.freeze(method.prepare(model)), picture(model)
     frozen.descriptor = descriptor_of(model)  # type: ignore[assignment]
-    with pytest.raises(bitsr.errors.UnsupportedLayer, match="BinaryLinear"):
-        lower(frozen)
+    program = read_bytes(to_bytes(lower(frozen, precision="fp32")))
+    assert all(step.token_scale for step in program.steps if isinstance(step, steps.BinaryLinear))
+    expected, ours = hwc(frozen(x)), run(program, hwc(x))
+    assert np.abs(ours - expected).mean() < 1e-3 * np.ptp(expected)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,17 @@ def test_linears_of_signs(name: str, size: tuple[int, int]) -> None:
     )
 
 
+@pytest.mark.parametrize("bias", [None, "b"])
+@pytest.mark.parametrize("rows", [1, 13])
+@pytest.mark.parametrize("name", ["2:4", "one input"])
+def test_scales_of_tokens(name: str, rows: int, bias: str | None) -> None:
+    weight, tensors = tensors_of(rows, (), name)
+    channels = sum(weight.groups)
+    step = steps.BinaryLinear("y", "input", weight, "t", bias, token_scale=True)
+    for size in SIZES:
+        compare(program_of(channels, step, **tensors), random_map(*size, channels))
+
+
 @pytest.mark.parametrize("name", list(WEIGHTS))
 def test_sums_of_signs_are_exact(name: str) -> None:
     """With scales of 1 the output is the integer sum, in the interpreter's trace and in the engine."""

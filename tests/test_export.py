@@ -55,13 +55,13 @@ def normal(*shape: int) -> Any:
 # ---- steps ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layer", ["linear", "convolution"])
+@pytest.mark.parametrize("layer", ["linear", "linear with scales of tokens", "convolution"])
 def test_layers_of_signs(layer: str) -> None:
     rng = np.random.default_rng(0)
     weight = BinaryWeight("w", "s", (4, 4), 2, 4)
-    shape = (3, 2) if layer == "linear" else (3, 3, 3, 2)
+    shape = (3, 3, 3, 2) if layer == "convolution" else (3, 2)
     tensors = {"w": rng.integers(0, 24, shape, np.uint8), "s": normal(3, 2), "t": normal(8) + 0.5, "b": normal(3)}
-    made: Step = steps.BinaryLinear("y", "some", weight, "t", "b")
+    made: Step = steps.BinaryLinear("y", "some", weight, "t", "b", token_scale="scales" in layer)
     if layer == "convolution":
         made = steps.BinaryConv2d("y", "some", weight, "t", "b", padding=1)
     wide = steps.Concat("wide", ("input", "input", "input")), steps.Slice("some", "wide", 0, 8)

@@ -149,6 +149,8 @@ struct Kernels {
     void (*moments)(Planes x, int channels, int pixels, float* mean, float* squares, std::ptrdiff_t pitch);
     // The number of the largest channel, the first one of equals.
     void (*argmax)(Planes x, Planes y, int channels, int width);
+    // The mean of |x| over the channels of each pixel.
+    void (*magnitude)(Planes x, Planes y, int channels, int width);
     void (*scan)(const Scan&);
 };
 

@@ -137,3 +137,12 @@ static void argmax(Planes x, Planes y, int channels, int width) {
         store(y.floats(0) + i, number);
     }
 }
+
+static void mean_magnitude(Planes x, Planes y, int channels, int width) {
+    const F share = splat(1.0f / static_cast<float>(channels));
+    for (int i = 0; i < width; i += L) {
+        F sum = {};
+        for (int c = 0; c < channels; ++c) sum += as_float(as_unsigned(load<F>(x.floats(c) + i)) & 0x7fffffffu);
+        store(y.floats(0) + i, sum * share);
+    }
+}

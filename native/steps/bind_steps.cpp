@@ -227,6 +227,9 @@ void bind_pointwise(nb::class_<Plan>& plan) {
         plan, "multiply",
         [](Plan& p, Group& g, int a, int b, int y) { return make_multiply(g, p.value(a), p.value(b), p.value(y)); },
         "a", "b", "y");
+    define<int, int>(
+        plan, "magnitude", [](Plan& p, Group& g, int x, int y) { return make_magnitude(g, p.value(x), p.value(y)); },
+        "x", "y");
     define<int, int, Floats, Floats>(
         plan, "affine",
         [](Plan& p, Group& g, int x, int y, Floats scale, Floats shift) {

@@ -66,15 +66,32 @@ struct Affine : Step {
     }
 };
 
-struct ArgMax : Step {
+// One number of each pixel, from all its channels.
+struct OfChannels : Step {
     Value x, y;
-    void run(const Tile& t) const override { t.kernels.argmax(t.at(x), t.at(y), x.channels, t.width); }
+    void (*Kernels::*kernel)(Planes x, Planes y, int channels, int width);
+    void run(const Tile& t) const override { (t.kernels.*kernel)(t.at(x), t.at(y), x.channels, t.width); }
 };
 
 void check_floats(Checks& checks, const Value& x, const Value& y) {
     checks.format(x, Format::f32);
     checks.format(y, Format::f32);
     checks.same_or_disjoint(x, y);
+}
+
+StepPointer make_of_channels(Group& group, const Value& x, const Value& y,
+                             void (*Kernels::*kernel)(Planes, Planes, int, int)) {
+    Checks checks(group);
+    check_floats(checks, x, y);
+    checks.disjoint(x, y);
+    require(y.channels == 1, "one number of each pixel is one channel");
+    checks.reads(x);
+    checks.writes(y);
+    auto step = std::make_unique<OfChannels>();
+    step->x = x;
+    step->y = y;
+    step->kernel = kernel;
+    return step;
 }
 
 // y may be x.
@@ -172,16 +189,11 @@ StepPointer make_multiply(Group& group, const Value& a, const Value& b, const Va
 }
 
 StepPointer make_argmax(Group& group, const Value& x, const Value& y) {
-    Checks checks(group);
-    check_floats(checks, x, y);
-    checks.disjoint(x, y);
-    require(y.channels == 1, "the number of the largest channel is one channel");
-    checks.reads(x);
-    checks.writes(y);
-    auto step = std::make_unique<ArgMax>();
-    step->x = x;
-    step->y = y;
-    return step;
+    return make_of_channels(group, x, y, &Kernels::argmax);
+}
+
+StepPointer make_magnitude(Group& group, const Value& x, const Value& y) {
+    return make_of_channels(group, x, y, &Kernels::magnitude);
 }
 
 StepPointer make_affine(Group& group, const Value& x, const Value& y, Numbers scale, Numbers shift) {

@@ -58,6 +58,7 @@ StepPointer make_multiply(Group&, const Value& a, const Value& b, const Value& y
 StepPointer make_affine(Group&, const Value& x, const Value& y, Numbers scale, Numbers shift);
 
 StepPointer make_argmax(Group&, const Value& x, const Value& y);
+StepPointer make_magnitude(Group&, const Value& x, const Value& y);
 
 // reorder.cpp: the values of classes are cut to 0..count - 1
 struct Table {

@@ -52,6 +52,12 @@ void test_pointwise(const Kernels& k) {
             if (x.at(c, i) > x.at(largest, i)) largest = c;
         expect(z.at(0, i) == float(largest), k, "argmax");
     }
+    k.magnitude(x.planes(), z.planes(), channels, width);
+    for (int i = 0; i < width; ++i) {
+        double sum = 0;
+        for (int c = 0; c < channels; ++c) sum += std::abs(x.at(c, i));
+        expect(std::abs(z.at(0, i) - sum / channels) <= 1e-6 * sum, k, "magnitude");
+    }
 
     x.fill(real(0.1f, 5), real(-3, 3));
     std::vector<double> mean(width), variance(width, 1e-5f);

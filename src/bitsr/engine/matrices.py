@@ -23,7 +23,8 @@ def sign_matrix_of(step: BinaryLinear | BinaryConv2d, program: Program, native: 
     """The native matrix of a layer of signs; the arithmetic is that of :mod:`bitsr.program.binary`."""
     weight = step.weight
     signs = _rows(decode(program.tensors[weight.codes], weight.keep, weight.block))
-    bias = None if step.bias is None else program.tensor(step.bias)
+    scaled = isinstance(step, BinaryLinear) and step.token_scale  # then the bias comes after the scale
+    bias = None if step.bias is None or scaled else program.tensor(step.bias)
     return native.SignMatrix(signs, list(weight.groups), program.tensor(weight.scale), bias=bias)
 
 

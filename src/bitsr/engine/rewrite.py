@@ -80,6 +80,14 @@ class Rewriter:
             self._shared["moments", x] = value
         return self._shared["moments", x]
 
+    def magnitude(self, x: Value) -> Value:
+        """The mean of |x| over the channels of each pixel, which layers of signs share."""
+        if ("magnitude", x) not in self._shared:
+            value = Value(f"magnitude {x.name}", "f32", 1, *x.size)
+            self.ops.append(Op("magnitude", (x,), value))
+            self._shared["magnitude", x] = value
+        return self._shared["magnitude", x]
+
     def operand(self, step: steps.Linear | steps.Conv2d) -> Value:
         """What the layer's matrix is multiplied with."""
         x, quantizer = self.maps[step.x], step.quantizer
@@ -106,6 +114,12 @@ def _signs(to: Rewriter, step: steps.BinaryLinear | steps.BinaryConv2d) -> Value
 
 def _binary_linear(to: Rewriter, step: steps.BinaryLinear) -> None:
     to.emit("binary", step.output, _signs(to, step), parameters=(to.matrices[step.output],))
+    if not step.token_scale:
+        return
+    to.emit("multiply", step.output, to.maps[step.output], to.magnitude(to.maps[step.x]))
+    if step.bias is not None:
+        parameters = (np.ones(1, np.float32), to.program.tensor(step.bias))
+        to.emit("affine", step.output, to.maps[step.output], parameters=parameters)
 
 
 def _binary_conv2d(to: Rewriter, step: steps.BinaryConv2d) -> None:

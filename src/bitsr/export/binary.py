@@ -13,6 +13,9 @@ def binary_linear(step: steps.BinaryLinear, graph: Graph) -> None:
     layout = graph.token_layout(step.x, step.output)
     weight = graph.constant(np.ascontiguousarray(_weight(step, graph).T))
     y = graph.add("MatMul", _signs(step, graph, layout), weight)
+    if step.token_scale:
+        magnitude = graph.add("Abs", graph.get(step.x, layout))
+        y = graph.add("Mul", y, graph.add("ReduceMean", magnitude, graph.integers(-1), keepdims=1))
     if step.bias is not None:
         y = graph.add("Add", y, graph.constant(graph.program.tensor(step.bias)))
     graph.put(step.output, layout, y, step.x)

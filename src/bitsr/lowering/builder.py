@@ -93,7 +93,7 @@ class Builder:
             "bias": None if module.bias is None else self.tensor(f"{name}.bias", module.bias),
         }  # fmt: skip
         if not isinstance(module, FrozenBinaryConv2d):
-            return self._emit(steps.BinaryLinear, name, x=x, **fields)
+            return self._emit(steps.BinaryLinear, name, x=x, token_scale=module.token_scale, **fields)
         if _square(name, "dilation", module.dilation) != 1:
             raise UnsupportedLayer(f"{name}: a convolution with dilation {module.dilation} cannot be packed")
         stride, padding = _square(name, "stride", module.stride), _square(name, "padding", _padding(name, module))

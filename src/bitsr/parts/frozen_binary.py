@@ -18,6 +18,7 @@ class FrozenBinary(nn.Module):
         codes: uint8, channels last, one for each block of ``block`` inputs (see `bitsr.program.binary`).
         scale: out x number of ``groups``.
         threshold: of each input channel; inputs not below it are +1, others -1.
+        token_scale: whether the signs of a pixel are multiplied by the mean of its |x| (XNOR-Net).
     """
 
     codes: Tensor
@@ -29,14 +30,12 @@ class FrozenBinary(nn.Module):
     @torch.no_grad()
     def __init__(self, source: BinaryLayer) -> None:
         super().__init__()
-        if source.activation.token_scale:
-            raise ConfigError("inputs with a scale per pixel (XNOR-Net) are trained and evaluated, but not frozen")
         values, mask = source.binarized()
         inputs = values.shape[1]
         self.keep, self.block = (1, 1) if source.masks is None else (source.masks.keep, source.masks.block)
         self.groups = source.binarizer.groups or (inputs,)
         self.channel_axis, self.rprelu, self.shortcut = source.channel_axis, source.rprelu, source.shortcut
-        self.branches = source.branches
+        self.branches, self.token_scale = source.branches, source.activation.token_scale
         threshold, flipped = source.activation.thresholds()
         values, bias = _moved_to_signs(values, mask, source)
 
@@ -60,7 +59,8 @@ class FrozenBinary(nn.Module):
     def signs(self, x: Tensor) -> Tensor:
         shape = [1] * x.ndim
         shape[self.channel_axis] = -1
-        return (x >= self.threshold.view(shape)).to(x.dtype) * 2 - 1
+        signs = (x >= self.threshold.view(shape)).to(x.dtype) * 2 - 1
+        return x.abs().mean(self.channel_axis, keepdim=True) * signs if self.token_scale else signs
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         raise NotImplementedError
@@ -84,6 +84,8 @@ class FrozenBinaryConv2d(FrozenBinary):
 
     def __init__(self, source: BinaryConv2d) -> None:
         super().__init__(source)
+        if self.token_scale:
+            raise ConfigError("scales per pixel (XNOR-Net) are packed with linears, not with convolutions")
         self.kernel_size = source.weight.shape[2:]
         self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
         if source.activation.levels[0] == 0 and any(side != 0 for side in _pair(source.padding)):

@@ -64,14 +64,21 @@ def encode(signs: NDArray[np.int8], keep: int, block: int) -> NDArray[np.uint8]:
 
 def linear(step: BinaryLinear, frame: Frame) -> Array:
     """A 1x1 convolution, as far as arithmetic goes."""
-    return _layer(step, frame)
+    y = _product(step, frame)
+    if step.token_scale:
+        y = y * frame.arrays.mean(abs(frame.values[step.x]), -1)
+    return _with_bias(y, step, frame)
 
 
 def conv2d(step: BinaryConv2d, frame: Frame) -> Array:
-    return _layer(step, frame, step.stride, step.padding)
+    return _with_bias(_product(step, frame, step.stride, step.padding), step, frame)
 
 
-def _layer(step: BinaryLinear | BinaryConv2d, frame: Frame, stride: int = 1, padding: int = 0) -> Array:
+def _with_bias(y: Array, step: BinaryLinear | BinaryConv2d, frame: Frame) -> Array:
+    return y if step.bias is None else y + frame.tensor(step.bias)
+
+
+def _product(step: BinaryLinear | BinaryConv2d, frame: Frame, stride: int = 1, padding: int = 0) -> Array:
     """Signs are the codes 0 and 2 less 1, and a pixel beyond the border is the code 1: acc = sum w code - sum w."""
     arrays, weight, x = frame.arrays, step.weight, frame.values[step.x]
     codes = arrays.codes(arrays.floats(x >= frame.tensor(step.threshold)) * 2)
@@ -89,4 +96,4 @@ def _layer(step: BinaryLinear | BinaryConv2d, frame: Frame, stride: int = 1, pad
         product = arrays.floats(acc) * scale[:, k]
         y = product if y is None else y + product
         start += size
-    return y if step.bias is None else y + frame.tensor(step.bias)
+    return y

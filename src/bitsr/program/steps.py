@@ -79,13 +79,15 @@ class Step:
 class BinaryLinear(Step):
     """y_i = sum_k s_ik acc_ik + bias_i, acc_ik = sum over the inputs j of group k of w_ij a_j, on the last axis.
 
-    a_j is +1 where x_j >= ``threshold``_j (a tensor, one per input) and -1 elsewhere; w_ij is -1, 0 or +1.
+    a_j is +1 where x_j >= ``threshold``_j (a tensor, one per input) and -1 elsewhere; w_ij is -1, 0 or +1.  With
+    ``token_scale`` the sum over k is multiplied by the mean of |x_j| over the inputs j (XNOR-Net) before the bias.
     """
 
     x: str
     weight: BinaryWeight
     threshold: str
     bias: str | None = None
+    token_scale: bool = False
 
 
 @dataclass(frozen=True)

@@ -175,10 +175,7 @@ class UnbinarizedWeight(WeightBinarizer):
 
 
 def _frozen(layer: BinaryLayer) -> nn.Module:
-    """What is packed: a layer of signs, or one of pruned numbers where nothing was binarized.  A layer whose inputs
-    have a scale per pixel is evaluated as it is, and cannot be packed."""
-    if layer.activation.token_scale:
-        return layer
+    """What is packed: a layer of signs, or one of pruned numbers where nothing was binarized."""
     if not isinstance(layer.binarizer, UnbinarizedWeight):
         return freeze_layer(layer)
     weight = layer.effective_weight().detach()
