@@ -50,6 +50,18 @@ def test_convolutions_of_a_transformer_but_its_ends_take_conv_bits(pictures: lis
         MinMax(conv_bits=5)
 
 
+def test_attention_products_take_attention_bits(pictures: list) -> None:
+    module = make("swinir light x4")
+    four, eight = (bits_of(bitsr.compress(module, MinMax(4, 4, attention_bits=bits), pictures)) for bits in (None, 8))
+    products = {name for name in four if "matmul" in name}
+    assert products and {name for name in four if four[name] != eight[name]} == products
+    assert {four[name][1] for name in products} == {4} and {eight[name][1] for name in products} == {8}
+    floating = bits_of(bitsr.compress(module, MinMax(4, 4, attention_bits=16), pictures))
+    assert floating == {name: bits for name, bits in four.items() if name not in products}
+    with pytest.raises(ConfigError, match="attention_bits=5"):
+        MinMax(attention_bits=5)
+
+
 def test_unknown_layers_are_refused_with_near_names(pictures: list) -> None:
     with pytest.raises(ConfigError, match=r"no layer body.0.conv that .*near: body\.0\.conv[12]"):
         bitsr.compress(make("edsr"), MinMax(layer_bits={"body.0.conv": (4, 4)}), pictures)

@@ -40,8 +40,8 @@ POOL = 1024  # different crops at most: weights, unlike bounds, learn few crops 
 @dataclass(frozen=True)
 class Effort:
     """``groups``: how often statistics are refreshed, from ``samples`` rows.  ``abr_steps`` on each layer's bounds.
-    ``learn_steps`` on the whole network, or ``conv_steps`` where it has convolutions alone, which lose more and whose
-    steps are cheaper."""
+    ``learn_steps`` of 2 crops on the whole network, or ``conv_steps`` of 4 where it has convolutions alone, which lose
+    more and whose steps are cheaper."""
 
     groups: int
     samples: int
@@ -51,9 +51,9 @@ class Effort:
 
 
 EFFORTS = {
-    "fast": Effort(groups=1, samples=2048, abr_steps=0, learn_steps=5, conv_steps=30),
-    "default": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=100, conv_steps=600),
-    "max": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=1000, conv_steps=7200),
+    "fast": Effort(groups=1, samples=2048, abr_steps=0, learn_steps=10, conv_steps=30),
+    "default": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=200, conv_steps=600),
+    "max": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=2000, conv_steps=7200),
 }
 
 
@@ -91,8 +91,7 @@ def learn(effort: Effort, rate: float) -> Stage:
         rates = code_rates(work, rate) if rate else []
         rates += all_rates(work, HarmoQ.distill_lr)
         transformer = any(isinstance(module, nn.Linear) for module in work.teacher.modules())
-        steps = effort.learn_steps if transformer else effort.conv_steps
-        batch = HarmoQ.distill_batch
+        steps, batch = (effort.learn_steps, 2) if transformer else (effort.conv_steps, 4)
         pool = min(POOL, steps * batch)
         train(work, rates, rms_loss, steps=steps, batch=batch, crop=HarmoQ.distill_crop, pool=pool)
 

@@ -25,6 +25,7 @@ class PTQConfig:
     attention matmuls only; CNNs: every body convolution at the given bits).  ``layer_bits``: layer name -> (weight
     bits, activation bits) of layers that differ from that; [weight bits, activation bits] in files.  ``conv_bits``, of
     weights and inputs, is for a transformer's convolutions but the first and the last, which keep 8 bit.
+    ``attention_bits``, of both operands, is for its attention products, which else take ``a_bits``.
     """
 
     w_bits: int = 4
@@ -32,10 +33,12 @@ class PTQConfig:
     scope: Literal["full", "paper"] = "full"
     layer_bits: dict[str, tuple[int, int]] = field(default_factory=dict, hash=False)
     conv_bits: int = 8
+    attention_bits: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("w_bits", "a_bits", "conv_bits"):
-            check_bits(name, getattr(self, name))
+        for name in ("w_bits", "a_bits", "conv_bits", "attention_bits"):
+            if getattr(self, name) is not None:
+                check_bits(name, getattr(self, name))
         check_options(self)
         object.__setattr__(self, "layer_bits", pairs(self.layer_bits))
 

@@ -46,7 +46,7 @@ def assign_bits(model: nn.Module, order: Sequence[str], config: PTQConfig) -> di
     ran = order
     untouched: Sequence[str] = getattr(model, "floating", ())
     order = [name for name in order if not set(untouched) & set(name.split("."))]
-    asked = (config.w_bits, config.a_bits)
+    asked, attention = (config.w_bits, config.a_bits), config.attention_bits or config.a_bits
     edge, inner = (tuple(min(FLOATING, max(least, bits)) for bits in asked) for least in (EDGE_BITS, config.conv_bits))
     convolutions = [n for n in order if isinstance(model.get_submodule(n), nn.Conv2d)]
     transformer = len(convolutions) < len(order)
@@ -54,7 +54,9 @@ def assign_bits(model: nn.Module, order: Sequence[str], config: PTQConfig) -> di
     bits: dict[str, tuple[int, int]] = {}
     for name in order:
         module = model.get_submodule(name)
-        if isinstance(module, nn.Linear | MatMul):
+        if isinstance(module, MatMul):
+            bits[name] = (attention, attention)
+        elif isinstance(module, nn.Linear):
             bits[name] = asked
         elif transformer and config.scope == "paper":
             bits[name] = (FLOATING, FLOATING)
