@@ -17,6 +17,8 @@ from bitsr.data.catalogue import SETS, verify
 from bitsr.data.imresize import imresize
 from bitsr.data.pictures import list_pictures, read_rgb, write_picture
 from bitsr.errors import ConfigError, PictureError
+from bitsr.training.data import split as training_split
+from small_files import write_pictures
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -180,6 +182,15 @@ def test_small_pictures_are_reduced_less_and_tiny_ones_left_out(tmp_path: Path) 
     assert {np.ascontiguousarray(crops[0][:, x]).tobytes() for x in range(32)} <= columns
     with pytest.raises(PictureError, match="no picture is at least 64x64"):
         calibration_crops(tmp_path, 4, 5, 64)
+
+
+def test_lr_pictures_of_a_set_are_not_trained_on(tmp_path: Path) -> None:
+    """A set with HR and LR_bicubic inside, as `bitsr eval` takes it."""
+    for folder, side in (("HR", 32), ("LR_bicubic/X2", 16), ("other/deep", 32)):
+        write_pictures(tmp_path / folder, ["a.png", "b.png"], side, side)
+    train, held = training_split([tmp_path])
+    assert sorted([*train, *held]) == [tmp_path / "HR" / "a.png", tmp_path / "HR" / "b.png"]
+    assert len(sum(training_split([tmp_path / "other"]), [])) == 2
 
 
 def test_every_picture_is_used_before_one_is_used_twice(tmp_path: Path) -> None:

@@ -176,7 +176,8 @@ def test_a_network_of_the_user_can_be_registered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "words"), [(Doubling, ["Doubling", "register"]), (Odd, ["Odd", "softplus (Softplus)"])]
+    ("network", "words"),
+    [(Doubling, ["Doubling", "method lower(self, builder, x)", "register"]), (Odd, ["Odd", "softplus (Softplus)"])],
 )
 def test_unknown_networks_are_named(network: type[nn.Module], words: list[str]) -> None:
     with pytest.raises(UnsupportedLayer) as error:

@@ -59,8 +59,7 @@ def open_set(folder: str | Path, scale: int) -> BenchmarkSet:
     if scale < 1:
         raise ConfigError(f"scale is at least 1, got {scale}")
     folder = Path(folder)
-    inner = folder / "HR"
-    pictures = list_pictures(inner if inner.is_dir() else folder)
+    pictures = list_pictures(hr_folder(folder))
     name = folder.resolve().parent.name if folder.name == "HR" else folder.resolve().name
     low = lr_folder(folder, scale)
     if not low.is_dir():
@@ -74,6 +73,12 @@ def open_set(folder: str | Path, scale: int) -> BenchmarkSet:
             raise PictureError(f"{low}: has no LR picture for {path.name}; add it, or remove the folder")
         files.append((path, lr))
     return BenchmarkSet(name, scale, files)
+
+
+def hr_folder(folder: str | Path) -> Path:
+    """Where a set keeps its HR pictures: in ``HR`` inside, if there is one."""
+    inner = Path(folder) / "HR"
+    return inner if inner.is_dir() else Path(folder)
 
 
 def lr_folder(folder: Path, scale: int) -> Path:

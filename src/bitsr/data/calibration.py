@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsr.data.benchmark import Pair, crop_to_multiple
+from bitsr.data.benchmark import Pair, crop_to_multiple, hr_folder
 from bitsr.data.imresize import imresize
 from bitsr.data.pictures import list_pictures, read_rgb
 from bitsr.errors import ConfigError, PictureError
@@ -102,8 +102,7 @@ def paths_of(folder: Pictures) -> list[Path]:
         return list_pictures(BUNDLED)
     if not isinstance(folder, str | Path):
         return list(folder)
-    inner = Path(folder) / "HR"
-    return list_pictures(inner if inner.is_dir() else folder)
+    return list_pictures(hr_folder(folder))
 
 
 def place(folder: Pictures) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsr.data.benchmark import crop_to_multiple, lr_folder, lr_scales, open_set
+from bitsr.data.benchmark import crop_to_multiple, hr_folder, lr_folder, lr_scales, open_set
 from bitsr.data.imresize import imresize
 from bitsr.data.pictures import Picture, list_pictures, read_picture, read_rgb, to_uint8
 from bitsr.errors import ConfigError, PictureError
@@ -161,8 +161,7 @@ def verify(
     Raises `ConfigError` for an unknown ``name`` and `PictureError` for a missing or empty folder.
     """
     folder = Path(folder)
-    inner = folder / "HR"
-    paths = list_pictures(inner if inner.is_dir() else folder)
+    paths = list_pictures(hr_folder(folder))
     known = find(name or (folder.resolve().parent if folder.name == "HR" else folder.resolve()).name)
     if name is not None and known is None:
         raise ConfigError(f"unknown set {name!r}, use one of {', '.join(SETS)}")

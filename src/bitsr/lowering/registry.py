@@ -57,7 +57,7 @@ def lower_module(module: nn.Module, builder: Builder, x: str) -> str:
 
 def _complaint(module: nn.Module, builder: Builder) -> str:
     kind, name = type(module).__name__, builder.name_of(module)
-    mend = f"register one with bitsr.lowering.register_lowering({kind}, function)"
+    mend = f"give {kind} a method lower(self, builder, x), or register a function by bitsr.lowering.register_lowering"
     for part in module.modules():
         if any(part.children()) or isinstance(part, _PARTS_OF_OTHERS) or find_lowering(part):
             continue

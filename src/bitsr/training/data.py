@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitsr.data.benchmark import read_pair
+from bitsr.data.benchmark import hr_folder, read_pair
 from bitsr.data.pictures import is_picture
 from bitsr.errors import PictureError
 
@@ -22,11 +22,11 @@ Picture = NDArray[np.uint8]
 
 
 def split(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """All pictures under ``folders``: (for training, held out)."""
+    """All pictures under ``folders``, or under their ``HR``: (for training, held out)."""
     for folder in folders:
         if not Path(folder).is_dir():
             raise PictureError(f"{folder}: no such folder")
-    paths = sorted(p for folder in folders for p in Path(folder).rglob("*") if is_picture(p))
+    paths = sorted(p for folder in folders for p in hr_folder(folder).rglob("*") if is_picture(p))
     if len(paths) < 2:
         found = f"{len(paths)} pictures" if paths else "no pictures"
         raise PictureError(f"{found} in {', '.join(map(str, folders))}; training needs one, and one to hold out")
