@@ -67,6 +67,12 @@ def test_an_option_without_value_is_no_word(checkpoint: Path, tmp_path: Path) ->
         (["compress", "MODEL", "-o", "OUT", "--method", "minmax", "--budget", "1KiB"], "the limit is 1024"),
         (["compress", "MODEL", "-o", "OUT", "--method", "minmax", "--budget", "1%"], "the limit is 1.0%"),
         (["compress", "MODEL", "-o", "OUT", "--method", "granular-dq"], "--method 2dquant --w-bits 8"),
+        (["compress", "MODEL", "-o", "OUT", "--bits", "1"], "bitsr train with method bssr_plus"),
+        (["compress", "MODEL", "-o", "OUT", "--config", "none.yaml"], "none.yaml: No such file"),
+        (
+            ["compress", "MODEL", "-o", "OUT", "--config", "PHOTOS/c.yaml"],
+            "c.yaml: method dobi: w_bits is int",
+        ),
         (["data", "list", "Set5"], "bitsr data get Set5"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -75,6 +81,7 @@ def test_options_that_cannot_be(
     words: list[str], complaint: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = write_pictures(tmp_path / "photos", ["a.png"], 140, 140)
+    (photos / "c.yaml").write_text("method: dobi\nw_bits: four\n")
     names = {"MODEL": str(checkpoint), "OUT": str(tmp_path / "out.bitsr"), "PHOTOS": str(photos)}
     words = [re.sub("MODEL|OUT|PHOTOS", lambda found: names[found[0]], word) for word in words]
     assert usage_code(words) in (1, 2)

@@ -217,6 +217,19 @@ def test_listing_is_sorted_and_refuses_empty_folders(tmp_path: Path) -> None:
     assert [p.name for p in list_pictures(tmp_path)] == ["a.jpg", "b.PNG"]
 
 
+def test_a_folder_of_folders_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    with pytest.raises(PictureError, match="holds no pictures .*; its subfolders are not searched"):
+        list_pictures(tmp_path)
+
+
+def test_cmyk_tiff_of_16_bit_is_not_taken_for_rgba(tmp_path: Path) -> None:
+    path = tmp_path / "inks.tif"
+    tifffile.imwrite(path, np.zeros((8, 8, 4), np.uint16), photometric="separated")
+    with pytest.raises(PictureError, match="inks.tif: .*SEPARATED"):
+        read_picture(path)
+
+
 def test_writing_refuses_what_a_format_cannot_hold(tmp_path: Path) -> None:
     for suffix in (".jpg", ".bmp"):
         with pytest.raises(PictureError, match="no alpha"):

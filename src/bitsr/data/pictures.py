@@ -26,6 +26,7 @@ STRUCTURE = {
     *range(256, 260), 262, 266, 273, *range(277, 280), 284, 317, 320, *range(322, 326), 330, 338, 339, 347, 34675,
 }  # fmt: skip
 """TIFF tags that lay out the file's pixels and must not travel to another file as EXIF."""
+PLAIN_TIFF = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
 NO_ALPHA = (".jpg", ".jpeg", ".bmp")
 
 
@@ -92,7 +93,8 @@ def list_pictures(folder: str | Path) -> list[Path]:
         raise PictureError(f"{folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}")
     paths = sorted(p for p in folder.iterdir() if is_picture(p))
     if not paths:
-        raise PictureError(f"{folder}: holds no pictures ({', '.join(SUFFIXES)})")
+        deeper = "; its subfolders are not searched" if any(p.is_dir() for p in folder.iterdir()) else ""
+        raise PictureError(f"{folder}: holds no pictures ({', '.join(SUFFIXES)}){deeper}")
     return paths
 
 
@@ -191,6 +193,9 @@ def _read_tiff16(path: Path) -> Picture | None:
             return None
         if page.dtype != np.uint16:
             raise ValueError(f"samples of type {page.dtype} are neither 8 nor 16 bit")
+        if page.photometric not in PLAIN_TIFF:
+            colours = getattr(page.photometric, "name", page.photometric)
+            raise ValueError(f"16-bit samples of colours {colours} are not handled, save it as RGB")
         _refuse_large(page.imagewidth, page.imagelength)
         pixels = page.asarray()
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:

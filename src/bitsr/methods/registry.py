@@ -143,11 +143,16 @@ def load_config(path: str | Path) -> PTQConfig:
     """A YAML or JSON file with ``method`` and its options."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML ({error})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a mapping of option: value")
-    return config_from(values)
+    try:
+        return config_from(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def stages_of(config: PTQConfig) -> list[Callable[..., None]]:

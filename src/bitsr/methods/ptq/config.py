@@ -51,7 +51,8 @@ class PTQConfig:
 def check_bits(name: str, bits: int) -> None:
     if bits not in BITS:
         known = ", ".join(map(str, BITS))
-        raise ConfigError(f"{name}={bits}: post-training quantization takes {known} bits (1 bit needs training)")
+        training = "; 1 bit needs training: bitsr train with method bssr_plus" if bits == 1 else ""
+        raise ConfigError(f"{name}={bits}: post-training quantization takes {known} bits{training}")
 
 
 def check_options(config: PTQConfig) -> None:
