@@ -1,4 +1,4 @@
-"""Every number in the tables of the README is that of a file of results, rounded."""
+"""Every number in the tables of the README is that of a file of results, rounded; docs/tables are made from those."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+
+from bitsr.cli.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results"
@@ -76,3 +78,20 @@ def test_times() -> None:
         for column, cell in line.items():
             backend, file = (*files[column], "fp32")[:2]
             assert cell == f"{float(rows[backend, file, '1']['median_ms']):.0f}", (model, column)
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.md", "table.html"])
+def test_tables_are_those_of_the_results(name: str, tables: Path) -> None:
+    """Made by the command that docs/results.md names."""
+    assert (tables / name).read_bytes() == (REPOSITORY / "docs" / "tables" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What that command writes."""
+    folder = tmp_path_factory.mktemp("tables")
+    page = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    (words,) = re.findall(r"^    bitsr (table results/.*) -o docs/tables$", page, re.MULTILINE)
+    names = [str(REPOSITORY / word) if "/" in word else word for word in words.split()]
+    assert main([*names, "-o", str(folder)]) == 0
+    return folder
