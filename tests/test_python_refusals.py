@@ -94,3 +94,29 @@ def test_a_module_is_called_eager_everywhere(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "data", ["a.png"], 40, 40)
     module = make("edsr")
     assert bitsr.evaluate(module, folder, module.upscale).backend == "eager"
+
+
+@pytest.mark.parametrize("kind", ["module", "packed"])
+def test_pictures_to_upscale(kind: str, tmp_path: Path) -> None:
+    """A module and a packed file take and refuse the same."""
+    module = make("edsr")
+    if kind == "packed":
+        bitsr.save(module, tmp_path / "a.bitsr")
+    model = bitsr.open(tmp_path / "a.bitsr") if kind == "packed" else bitsr.ModuleUpscaler(module)
+    for dtype, factor in ((np.uint8, 1), (np.uint16, 257), (np.float32, 1 / 255)):
+        assert model((CROP.astype(float) * factor).astype(dtype)).dtype == dtype
+    for wrong, words in (
+        (CROP.astype(np.float32), "divide it by 255"),
+        (CROP / 255, "uint16 or float32, got float64"),
+        (CROP[..., 0], "HxWx3"),
+        ([[[1, 2, 3]]], "got list"),
+        (np.full((4, 4, 3), np.nan, np.float32), "NaN"),
+    ):
+        with pytest.raises(bitsr.BitsrError, match=words):
+            model(wrong)
+
+
+def test_a_checkpoint_is_no_packed_file(tmp_path: Path) -> None:
+    torch.save(make("edsr").state_dict(), tmp_path / "a.pth")
+    with pytest.raises(bitsr.BitsrError, match="a checkpoint is read by bitsr.load"):
+        bitsr.open(tmp_path / "a.pth")

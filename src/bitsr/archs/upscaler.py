@@ -8,16 +8,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bitsr.archs.detect import descriptor_of
-from bitsr.errors import PictureError
-from bitsr.runtime.color import from_float, from_network, to_float, to_network
+from bitsr.runtime.color import check_rgb, from_float, from_network, to_float, to_network
 from bitsr.runtime.padding import crop_to, pad_to_minimum
 
 
 class ModuleUpscaler:
     """Callable from an RGB picture HxWx3 to its upscaled RGB picture, of the same dtype.
 
-    uint8 is rounded to nearest and clamped; float32 in [0, 1] is clamped. The module is switched to eval mode and moved
-    to ``device``; its descriptor says which colours and which smallest size it takes.
+    uint8 and uint16 are rounded to nearest and clamped; float32 in [0, 1] is clamped. The module is switched to eval
+    mode and moved to ``device``; its descriptor says which colours and which smallest size it takes.
     """
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
@@ -27,11 +26,8 @@ class ModuleUpscaler:
 
     @torch.inference_mode()
     def __call__(self, picture: NDArray) -> NDArray:
-        """Raises `PictureError` unless the picture is HxWx3, not empty, and uint8 or float32."""
-        if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-            raise PictureError(f"expected an RGB picture HxWx3, got an array of shape {picture.shape}")
-        if picture.dtype not in (np.uint8, np.float32):
-            raise PictureError(f"expected a picture in uint8 or float32, got {picture.dtype}")
+        """Raises `PictureError` unless the picture is HxWx3, not empty, and uint8, uint16 or float32 in [0, 1]."""
+        check_rgb(picture)
         rgb, size = pad_to_minimum(to_float(picture), self.descriptor.min_size)
         x, side = to_network(rgb, self.descriptor)
         batch = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))[None].to(self.device)

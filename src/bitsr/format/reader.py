@@ -83,7 +83,7 @@ def _sections(data: bytes) -> dict[str, memoryview]:
         raise Truncated(f"the file ends after {len(data)} bytes, get it again")
     (length,) = struct.unpack_from("<Q", data)
     if length > HEADER_LIMIT or data[8:9] not in (b"{", b""):
-        raise BadMagic("this is not a packed file of bitsr")
+        raise BadMagic("this is not a packed file of bitsr; a checkpoint is read by bitsr.load")
     if len(data) < 8 + length:
         raise Truncated(f"the file ends in its header, after {len(data)} bytes, get it again")
     header = _parse(data[8 : 8 + length], BadHeader)

@@ -11,11 +11,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from bitsr.data.imresize import imresize
 from bitsr.descriptor import Descriptor
+from bitsr.errors import PictureError
 
 # Rows: Y, Cb, Cr; columns: R, G, B in [0, 1]; results in 0..255.
 MATRIX = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
 OFFSET = np.array([16.0, 128.0, 128.0])
 INVERSE = np.linalg.inv(MATRIX)
+HIGHEST = 2.0  # of a float picture: what filters overshoot passes, a picture in 0..255 does not
 ROWS = 64  # of a picture are rounded at a time
 
 
@@ -32,6 +34,19 @@ def rgb_to_y(rgb: NDArray) -> NDArray[np.float32]:
 def ycbcr_to_rgb(ycbcr: NDArray) -> NDArray[np.float32]:
     """Inverse of `rgb_to_ycbcr`; neither clipped nor rounded."""
     return ((np.asarray(ycbcr, np.float64) * 255 - OFFSET) @ INVERSE.T).astype(np.float32)
+
+
+def check_rgb(picture: NDArray) -> None:
+    """Raises `PictureError` unless a picture is HxWx3, not empty, of uint8, uint16, or float32 in about [0, 1]."""
+    shape, dtype = np.shape(picture), getattr(picture, "dtype", type(picture).__name__)
+    if len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise PictureError(f"expected an RGB picture HxWx3, got an array of shape {shape}")
+    if dtype not in (np.uint8, np.uint16, np.float32):
+        raise PictureError(f"expected a picture in uint8, uint16 or float32, got {dtype}")
+    if dtype == np.float32 and not np.isfinite(picture).all():
+        raise PictureError("the picture holds NaN or infinite values")
+    if dtype == np.float32 and picture.max() > HIGHEST:
+        raise PictureError(f"a picture in float32 has values in [0, 1], got {picture.max():g}; divide it by 255")
 
 
 def to_float(picture: NDArray) -> NDArray[np.float32]:

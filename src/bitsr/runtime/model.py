@@ -14,7 +14,7 @@ from bitsr.errors import BitsrError, PictureError
 from bitsr.format import read_program
 from bitsr.program.program import Program
 from bitsr.runtime.backends import make_runner
-from bitsr.runtime.color import from_float, from_network, to_float, to_network
+from bitsr.runtime.color import check_rgb, from_float, from_network, to_float, to_network
 from bitsr.runtime.images import Report, upscale_path
 from bitsr.runtime.memory import input_pixels_that_fit
 from bitsr.runtime.padding import crop_to, pad_to_minimum
@@ -54,12 +54,7 @@ class Model:
 
     def upscale_array(self, lr: NDArray, tile: int | Literal["auto"] = "auto") -> tuple[NDArray, Tiling]:
         """As calling the model, in tiles with a core of ``tile`` LR pixels; also tells how the picture was run."""
-        if lr.ndim != 3 or lr.shape[2] != 3 or 0 in lr.shape:
-            raise PictureError(f"expected an RGB picture HxWx3, got an array of shape {lr.shape}")
-        if lr.dtype not in (np.uint8, np.uint16, np.float32):
-            raise PictureError(f"expected a picture in uint8, uint16 or float32, got {lr.dtype}")
-        if lr.dtype == np.float32 and not np.isfinite(lr).all():
-            raise PictureError("the picture holds NaN or infinite values")
+        check_rgb(lr)
         descriptor = self.descriptor
         rgb, size = pad_to_minimum(to_float(lr), descriptor.min_size)
         x, side = to_network(rgb, descriptor)
