@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from bitsr.program.counting import cost, count_layers, parameters, tensor_bytes
+from dataclasses import replace
+
+from bitsr.program.counting import FLOAT_BITS, cost, count_layers, parameters, tensor_bytes
+from bitsr.program.steps import WindowAttention
 from packed_files import DATA, PROGRAM, sections_of
 
 
@@ -23,6 +26,12 @@ def test_layers_are_counted() -> None:
     assert cost(PROGRAM, 4, 6).macs == 108 + 48 + 32 + 216
     assert cost(PROGRAM, 4, 6).bit_ops == sum(bit_ops)
     assert cost(PROGRAM, 3, 5).macs > cost(PROGRAM, 4, 6).macs  # padded to windows
+
+
+def test_a_scale_per_query_is_one_multiplication_of_each_output() -> None:
+    scaled = tuple(replace(s, row_scale=True) if isinstance(s, WindowAttention) else s for s in PROGRAM.steps)
+    program = replace(PROGRAM, steps=scaled)
+    assert cost(program, 4, 6).bit_ops - cost(PROGRAM, 4, 6).bit_ops == 4 * FLOAT_BITS**2
 
 
 def test_parameters_leave_out_what_quantization_added() -> None:

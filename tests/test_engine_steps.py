@@ -12,6 +12,7 @@ pytest.importorskip("bitsr._native", reason="the native engine was not built")
 from attention_operands import OPERANDS as SHARED
 from bitsr.engine.engine import Engine  # noqa: E402
 from bitsr.engine.rewrite import REWRITES  # noqa: E402
+from bitsr.errors import UnsupportedLayer  # noqa: E402
 from bitsr.program import steps  # noqa: E402
 from bitsr.program.program import Program  # noqa: E402
 from bitsr.program.reference import run  # noqa: E402
@@ -273,7 +274,7 @@ def test_layers_that_read_the_same_map_share_its_codes() -> None:
 
 # ---- attention ------------------------------------------------------------------------------------------------------
 
-OPERANDS = SHARED | {
+OPERANDS = {name: given for name, given in SHARED.items() if "row_scale" not in given} | {
     "k and attention alone": {"k": Quantizer(8, -2.5, 1 / 32), "attention": Quantizer(8, 0.0, 1 / 512)},
 }
 WINDOWS = [  # window, shift, heads, channels of a head, height and width in windows
@@ -293,6 +294,13 @@ def test_window_attention(operands: str, case: tuple[int, ...]) -> None:
     step = steps.WindowAttention("y", "input", "t", heads, window, shift, width**-0.5, **quantizers)
     program = program_of(x.shape[2], step, t=table)
     agree_on_attention(program, x, quantizers)
+
+
+def test_scales_per_query_are_refused() -> None:
+    operands = SHARED["8 bit, attention of 5 bit, a scale per query"]
+    step = steps.WindowAttention("y", "input", "t", 2, 4, 0, 1.0, **operands)
+    with pytest.raises(UnsupportedLayer, match="use the backend reference"):
+        Engine(program_of(6, step, t=random_map(1, 49, 2)[0]))(random_map(4, 4, 6))
 
 
 def agree_on_attention(program: Program, x: Any, quantizers: dict[str, Quantizer]) -> None:

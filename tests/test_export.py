@@ -104,9 +104,12 @@ def test_bicubic_of_another_slope() -> None:
 
 
 @pytest.mark.parametrize("margin", [0, 2])
-@pytest.mark.parametrize("codes", [False, True])
-def test_overlapping_attention(codes: bool, margin: int) -> None:
-    operands = {"q": OFF_GRID, "k": GRID, "attention": Quantizer(8, 0.0, 1 / 256), "v": GRID} if codes else {}
+@pytest.mark.parametrize("codes", [False, True, "a scale per query"])
+def test_overlapping_attention(codes: bool | str, margin: int) -> None:
+    operands: dict[str, Any] = {}
+    if codes:
+        operands = {"q": OFF_GRID, "k": GRID, "attention": Quantizer(8, 0.0, 1 / 256), "v": GRID}
+        operands["row_scale"] = codes == "a scale per query"
     body = (
         steps.Pad("wide", "input", 4), steps.Linear("qkv", "wide", "w"),
         steps.OverlappingAttention("seen", "qkv", "t", 2, 4, margin, 0.5, **operands),

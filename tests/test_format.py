@@ -24,11 +24,13 @@ from bitsr.format import (
     write_program,
 )
 from bitsr.program.reference import run
+from bitsr.program.steps import WindowAttention
 from packed_files import (
     DATA,
     PICTURE,
     PROGRAM,
     Change,
+    content_of,
     outcome,
     same,
     sections_of,
@@ -47,6 +49,15 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["small.bitsr"]
     np.testing.assert_array_equal(run(back, PICTURE), run(PROGRAM, PICTURE))
     assert run(back, PICTURE).shape == (10, 8, 3)
+
+
+def test_a_scale_per_query_is_written_where_there_is_one() -> None:
+    scaled = tuple(replace(s, row_scale=True) if isinstance(s, WindowAttention) else s for s in PROGRAM.steps)
+    program = replace(PROGRAM, steps=scaled)
+    data = to_bytes(program)
+    assert same(read_bytes(data), program) and not same(program, PROGRAM)
+    written = {"row_scale" in content_of(d)["steps"][5]: d for d in (DATA, data)}
+    assert written == {False: DATA, True: data}
 
 
 def test_the_same_program_gives_the_same_bytes() -> None:
@@ -122,7 +133,7 @@ HEADERS: dict[str, tuple[Change, type[PackedFileError], str]] = {
     "a safetensors checkpoint": (lambda h: h.pop("__metadata__"), BadMagic, "but not a packed file"),
     "another format": (lambda h: h["__metadata__"].update(format="pt"), BadMagic, "but not a packed file"),
     "metadata that is a list": (lambda h: h.update(__metadata__=[]), BadMagic, "but not a packed file"),
-    "a newer version": (lambda h: h["__metadata__"].update(version="4"), UnsupportedVersion, "version '4'"),
+    "a newer version": (lambda h: h["__metadata__"].update(version="5"), UnsupportedVersion, "version '5'"),
     "no checksum": (lambda h: h["__metadata__"].pop("sha256"), BadHeader, "metadata"),
     "a short checksum": (lambda h: h["__metadata__"].update(sha256="00"), BadHeader, "metadata"),
     "another checksum": (lambda h: h["__metadata__"].update(sha256="e" * 64), ChecksumMismatch, "damaged"),

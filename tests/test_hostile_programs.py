@@ -121,6 +121,9 @@ HOSTILE: dict[str, tuple[Change, str]] = {
                    next(s for s in c["steps"] if s["output"] == "attended").pop("shift", None)),
         r"bias table has the shape .* not \(25, 2\)",
     ),
+    "a scale per query of no codes": (
+        step("attended", row_scale=True, v=None), "row_scale needs the quantizers of attention and v"
+    ),
     "eps 0": (step("norm", eps=0.0), "eps is 0"),
     "a vector of another length": (step("centred", shift=[1.0, 2.0]), "a vector of"),
     "an infinite scale": (step("centred", scale=float("inf")), "JSON is not valid: Infinity"),

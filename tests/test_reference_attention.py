@@ -26,6 +26,12 @@ def fake(x: Any, quantizer: Quantizer | None) -> Any:
     return codes * quantizer.step + quantizer.lower
 
 
+def attended(scores: Any, v: Any, step: steps.Attention) -> Any:
+    weights = scores.softmax(-1).float()
+    top = weights.amax(-1, keepdim=True) if step.row_scale else torch.ones(1)
+    return top.double() * (fake(weights / top, step.attention).double() @ v)
+
+
 def torch_attention(x: Map, table: Map, step: steps.WindowAttention) -> Map:
     """The simulation: the fake-quantized operands multiplied in float64."""
     height, width, channels = x.shape
@@ -37,8 +43,7 @@ def torch_attention(x: Map, table: Map, step: steps.WindowAttention) -> Map:
     scores = q @ k.transpose(-2, -1) + torch.from_numpy(table)[relative_position_index(step.window)].permute(2, 0, 1)
     if step.shift:
         scores = scores + shift_mask(height, width, step.window, step.shift)[:, None]
-    attended = fake(scores.softmax(-1).float(), step.attention).double() @ v
-    y = merge(attended.transpose(1, 2).reshape(b, n, channels // 3), step.window, height, width)
+    y = merge(attended(scores, v, step).transpose(1, 2).reshape(b, n, channels // 3), step.window, height, width)
     return y.roll((step.shift, step.shift), (1, 2))[0].numpy()
 
 
@@ -72,8 +77,7 @@ def torch_overlapping(x: Map, table: Map, step: steps.OverlappingAttention) -> M
                 for i, part in enumerate((inner, wide, wide))
             )
             q, k, v = fake(q * step.scale, step.q).double(), fake(k, step.k).double(), fake(v, step.v).double()
-            attended = fake((q @ k.mT + bias).softmax(-1).float(), step.attention).double() @ v
-            y[top : top + n, left : left + n] = attended.transpose(0, 1).reshape(n, n, -1)
+            y[top : top + n, left : left + n] = attended(q @ k.mT + bias, v, step).transpose(0, 1).reshape(n, n, -1)
     return y.numpy()
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bitsr.engine.matrices import product_format
 from bitsr.engine.ops import Format, Graph, Op, Value
+from bitsr.errors import UnsupportedLayer
 from bitsr.program import steps
 from bitsr.program.maps import reflection, resize_taps
 from bitsr.program.program import Program
@@ -161,6 +162,8 @@ def _overlapping_attention(to: Rewriter, step: steps.OverlappingAttention) -> No
 def _attention(to: Rewriter, step: steps.Attention, reach: int) -> tuple[Any, ...]:
     """Scale, bias, formats of both products, quantizers of the four operands; a query sees keys less than ``reach``
     pixels away, in both directions."""
+    if step.row_scale:
+        raise UnsupportedLayer("attention with a scale per query has no native step yet: use the backend reference")
     table = to.program.tensor(step.bias_table)
     bias = np.ascontiguousarray(table.T).reshape(step.heads, 2 * reach - 1, 2 * reach - 1)
     scores: Format = "u8" if step.q is not None and step.k is not None else to.floating

@@ -51,7 +51,7 @@ def _floating_step(step: Step, program: Program, tensors: dict[str, NDArray[Any]
     if isinstance(step, steps.BinaryLinear | steps.BinaryConv2d):
         tensors[step.weight.codes] = program.tensors[step.weight.codes]
     if isinstance(step, steps.WindowAttention | steps.OverlappingAttention):
-        return replace(step, q=None, k=None, attention=None, v=None)
+        return replace(step, q=None, k=None, attention=None, v=None, row_scale=False)
     return step
 
 

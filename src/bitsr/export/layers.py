@@ -159,7 +159,13 @@ def _attend(q: str, k: str, v: str, mask: str | None, step: steps.Attention, gra
     scores = graph.add("Add", scores, graph.constant(table.transpose(2, 0, 1)))
     if mask is not None:
         scores = graph.add("Add", scores, mask)
-    y = _product(graph, graph.add("Softmax", scores, axis=-1), v, step.attention, step.v)
+    attention = graph.add("Softmax", scores, axis=-1)
+    if step.row_scale:
+        top = graph.add("ReduceMax", attention, graph.integers(-1), keepdims=1)
+        y = _product(graph, graph.add("Div", attention, top), v, step.attention, step.v)
+        y = graph.add("Mul", y, top)
+    else:
+        y = _product(graph, attention, v, step.attention, step.v)
     return graph.add("Reshape", graph.add("Transpose", y, perm=[0, 2, 1, 3]), graph.integers(0, 0, channels))
 
 

@@ -45,7 +45,7 @@ def _attend(q: Array, k: Array, v: Array, regions: Array | None, step: Attention
         if regions is not None:
             here = regions[some]
             scores += (arrays.floats(here[:, :, None] != here[:, None, :]) * MASKED)[:, None]
-        parts.append(_values(softmax_(scores, frame), v[some], step, frame))
+        parts.append(_weighted(softmax_(scores, frame), v[some], step, frame))
     side = step.window
     y = arrays.concatenate(parts, 0).reshape(height // side, width // side, step.heads, side, side, -1)
     return arrays.transpose(y, (0, 3, 1, 4, 2, 5)).reshape(height, width, channels // 3)
@@ -89,6 +89,14 @@ def _scores(q: Array, k: Array, step: Attention, frame: Frame) -> Array:
         sums = arrays.floats(arrays.integer_sum(k_codes, -1))
         scores += (sums * (step.q.lower * step.k.step))[..., None, :]
     return scores
+
+
+def _weighted(attention: Array, v: Array, step: Attention, frame: Frame) -> Array:
+    """attention v; with a scale per query, the quantizer sees weights of at most 1."""
+    if not step.row_scale:
+        return _values(attention, v, step, frame)
+    top = frame.arrays.max(attention, -1)
+    return _values(attention / top, v, step, frame) * top
 
 
 def _values(attention: Array, v: Array, step: Attention, frame: Frame) -> Array:

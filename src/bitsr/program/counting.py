@@ -124,6 +124,8 @@ def _attention(step: steps.Attention, stored: int, shapes: dict[str, Shape], pro
     macs = height * width * side**2 * channels
     pairs = [(step.q, step.k), (step.attention, step.v)]
     bit_ops = sum(macs * (_bits(a) * _bits(b) if a and b else FLOAT_BITS**2) for a, b in pairs)
+    if step.row_scale:
+        bit_ops += height * width * channels * FLOAT_BITS**2
     a_bits = min(_bits(quantizer) for pair in pairs for quantizer in pair)
     w_bits = 8 * program.tensors[step.bias_table].itemsize
     return LayerCount(step.output, _kind(step), w_bits, a_bits, stored, 2 * macs, bit_ops)

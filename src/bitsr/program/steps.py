@@ -150,7 +150,9 @@ class WindowAttention(Step):
     neighbours do not see each other (-100 is added to the score).  score = (scale q) k^T + bias; the bias of head h for
     the tokens a, b is ``bias_table``[(dy + window - 1) * (2 window - 1) + dx + window - 1, h] with
     (dy, dx) = position(a) - position(b).
-    With quantizers the four operands (scale q, k, softmax map, v) are codes and both products integer.
+    With quantizers the four operands (scale q, k, softmax map, v) are codes and both products integer.  With
+    ``row_scale`` the codes of the softmax map are those of each query's weights divided by the largest of them, which
+    multiplies the product with v.
     """
 
     qkv: str
@@ -163,6 +165,7 @@ class WindowAttention(Step):
     k: Quantizer | None = None
     attention: Quantizer | None = None
     v: Quantizer | None = None
+    row_scale: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ class OverlappingAttention(Step):
     k: Quantizer | None = None
     attention: Quantizer | None = None
     v: Quantizer | None = None
+    row_scale: bool = False
 
 
 Attention = WindowAttention | OverlappingAttention

@@ -183,6 +183,8 @@ def _check_attention(step: steps.Attention, program: Program) -> None:
     for name in ("q", "k", "attention", "v"):
         if (quantizer := getattr(step, name)) is not None:
             _check_quantizer(f"the quantizer of {name}", quantizer)
+    quantized = step.attention is not None and step.v is not None
+    _expect(quantized or not step.row_scale, "row_scale needs the quantizers of attention and v")
 
 
 def _check_quantizer(name: str, quantizer: Quantizer) -> None:
