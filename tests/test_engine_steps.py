@@ -12,7 +12,6 @@ pytest.importorskip("bitsr._native", reason="the native engine was not built")
 from attention_operands import OPERANDS as SHARED
 from bitsr.engine.engine import Engine  # noqa: E402
 from bitsr.engine.rewrite import REWRITES  # noqa: E402
-from bitsr.errors import UnsupportedLayer  # noqa: E402
 from bitsr.program import steps  # noqa: E402
 from bitsr.program.program import Program  # noqa: E402
 from bitsr.program.reference import run  # noqa: E402
@@ -274,7 +273,7 @@ def test_layers_that_read_the_same_map_share_its_codes() -> None:
 
 # ---- attention ------------------------------------------------------------------------------------------------------
 
-OPERANDS = {name: given for name, given in SHARED.items() if "row_scale" not in given} | {
+OPERANDS = SHARED | {
     "k and attention alone": {"k": Quantizer(8, -2.5, 1 / 32), "attention": Quantizer(8, 0.0, 1 / 512)},
 }
 WINDOWS = [  # window, shift, heads, channels of a head, height and width in windows
@@ -296,20 +295,15 @@ def test_window_attention(operands: str, case: tuple[int, ...]) -> None:
     agree_on_attention(program, x, quantizers)
 
 
-def test_scales_per_query_are_refused() -> None:
-    operands = SHARED["8 bit, attention of 5 bit, a scale per query"]
-    step = steps.WindowAttention("y", "input", "t", 2, 4, 0, 1.0, **operands)
-    with pytest.raises(UnsupportedLayer, match="use the backend reference"):
-        Engine(program_of(6, step, t=random_map(1, 49, 2)[0]))(random_map(4, 4, 6))
-
-
-def agree_on_attention(program: Program, x: Any, quantizers: dict[str, Quantizer]) -> None:
+def agree_on_attention(program: Program, x: Any, quantizers: dict[str, Any]) -> None:
     expected, ours, bf16 = run(program, x), Engine(program)(x), Engine(program, "bf16")(x)
     span = max(np.ptp(expected), np.abs(expected).max())
+    # what cancels in products of codes is exact where scales are powers of two: not where each query has its own
+    rounding = (1e-4 if "row_scale" in quantizers else 1e-5) * span
     # a softmax near the middle between two codes may get the other one
-    moved = np.abs(ours - expected) > 1e-5 * span
+    moved = np.abs(ours - expected) > rounding
     most = np.abs(x).max() * quantizers["attention"].step if "attention" in quantizers else 0
-    assert np.mean(moved) < 0.01 and np.abs(ours - expected).max() <= 2 * most + 1e-5 * span
+    assert np.mean(moved) < 0.01 and np.abs(ours - expected).max() <= 2 * most + rounding
     assert relative_rms(bf16, expected) <= (
         2**-7 if not quantizers or "v" in quantizers and "k" in quantizers else 0.05
     )

@@ -165,7 +165,7 @@ def test_attention_sees_its_window_and_region(rng):
     b.plan.windows(height, width, window, shift)
     qkv, result = b.local(3 * channels, window**2), b.local(channels, window**2)
     b.plan.gather(source, qkv)
-    b.plan.attention(qkv, result, heads, window, shift, 0.5, table, "f32", "f32", None, None, None, None)
+    b.plan.attention(qkv, result, heads, window, shift, 0.5, table, "f32", "f32", None, None, None, None, False)
     b.plan.scatter(result, target)
     b.plan.rows(height, width)
     b.plan.output(target)

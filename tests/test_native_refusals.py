@@ -44,8 +44,8 @@ def test_plans_refuse_what_does_not_fit():
     index, weight = np.zeros((1, 8), np.int32), np.ones((1, 8), f32)
     bias = np.zeros((1, 7, 7), f32)
 
-    def attention(plan, heads=1, window=4, shift=0, scale=1.0, bias=bias, scores="f32", q=None):
-        plan.attention(10, 5, heads, window, shift, scale, bias, scores, "f32", q, None, None, None)
+    def attention(plan, heads=1, window=4, shift=0, scale=1.0, bias=bias, scores="f32", q=None, rows=False):
+        plan.attention(10, 5, heads, window, shift, scale, bias, scores, "f32", q, None, None, None, rows)
 
     rows = {
         "unknown value": lambda p: p.copy(0, 99, 0, 0, 1),
@@ -123,6 +123,7 @@ def test_plans_refuse_what_does_not_fit():
         "infinite bias": lambda p: attention(p, bias=bias + np.inf),
         "format": lambda p: attention(p, scores="f16"),
         "codes without quantizers": lambda p: attention(p, scores="u8"),
+        "scales of rows of floats": lambda p: attention(p, rows=True),
         "quantizer": lambda p: attention(p, q=(0.0, -1.0, 255)),
         "gather of another size": lambda p: p.gather(7, 5),
         "scatter of other channels": lambda p: p.scatter(5, 3),
@@ -258,7 +259,7 @@ def test_random_plans_run_or_are_refused(seed):
         quantizers = [quantizer() for _ in range(4)]
         return (
             value(), value(), heads, window, draw.choice([0, 1]), 1.0, bias, draw.choice(formats), draw.choice(formats),
-            *quantizers,
+            *quantizers, draw.choice([False, True]),
         )  # fmt: skip
 
     methods = {

@@ -89,7 +89,7 @@ class Benchmark {
         const Quantizer* codes = format == Format::u8 ? &quantizer : nullptr;
         Attention attention{{qkv.data(), tokens}, {output.data(), tokens}, channels, heads, tokens, tokens, tokens,
                             tokens, 0.3f, nullptr, 0, nullptr, nullptr, nullptr, format, format, codes, codes, codes,
-                            codes, scratch.data()};
+                            codes, false, scratch.data()};
         const RelativeBias bias(table.floats(), heads, side, 0, kernels_.lanes);
         bias.give(attention);
         const std::string sides = std::to_string(side) + "x" + std::to_string(side);

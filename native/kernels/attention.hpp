@@ -279,16 +279,34 @@ struct Head {
         return sum;
     }
 
-    // From exponentials to what multiplies the values, in their place; the product gets a factor and an offset.
-    BITSR_INLINE void weigh(F sum, F* factor, F* offset) const {
+    // What the sums of products with the values become: factor * sum + offset + share * per_channel.
+    struct Line {
+        F factor, offset, share;
+    };
+
+    // Of each query; rows are those of whole words.
+    BITSR_INLINE F largest_exponential() const {
+        F largest[4] = {};
+        for (int j = 0; j < 4 * value_words; j += 4)
+            for (int n = 0; n < 4; ++n) largest[n] = max(load<F>(scratch.exponentials + (j + n) * L), largest[n]);
+        return max(max(largest[0], largest[1]), max(largest[2], largest[3]));
+    }
+
+    // From exponentials to what multiplies the values, in their place.
+    BITSR_INLINE Line weigh(F sum) const {
         float* rows = scratch.exponentials;
         const int stride = value_words;
-        const F inverse = 1.0f / sum;
-        *factor = inverse, *offset = F{};
+        const F inverse = 1.0f / sum, one = splat(1.0f);
         if constexpr (values == Format::u8) {
             const Quantizer& q = *a.attention;
             for (int j = a.tokens; j < 4 * stride; ++j) store(rows + j * L, splat(-1e30f));  // code 0
-            const F to_code = inverse * (1.0f / q.step), shift = splat(-q.lower / q.step);
+            F share = one, to_code = inverse * (1.0f / q.step);
+            if (a.row_scale) {
+                const F largest = largest_exponential();
+                share = largest * inverse;
+                to_code = 1.0f / (largest * q.step);
+            }
+            const F shift = splat(-q.lower / q.step);
             const U levels = splat(Word(q.levels) * 0x01010101u);
             I total = {};
             for (int i = 0; i < stride; ++i) {
@@ -299,25 +317,25 @@ struct Head {
                 Codes::dot(total, Codes::input(words), Codes::weight(ones));
                 store(rows + i * L, words);
             }
-            *factor = splat(q.step * a.v->step);
-            *offset = to_float(total) * (q.step * (128.0f * a.v->step + a.v->lower));
+            const F offset = to_float(total) * (q.step * (128.0f * a.v->step + a.v->lower));
+            return {share * (q.step * a.v->step), share * offset, share};
         } else {
             if (a.attention) {
                 const Rounder rounded(*a.attention);
                 for (int j = 0; j < a.tokens; ++j)
                     store(rows + j * L, rounded(rounded_product(load<F>(rows + j * L) * inverse)));
-                *factor = splat(1.0f);
             }
             if (values == Format::bf16) {
                 if (a.tokens % 2) store(rows + a.tokens * L, F{});
                 for (int i = 0; i < stride; ++i)
                     store(rows + i * L, pair_bf16(load<F>(rows + i * L), load<F>(rows + (i + stride) * L)));
             }
+            return {a.attention ? one : inverse, F{}, one};
         }
     }
 
     template <int many>
-    BITSR_INLINE void multiply_values(int i, int c, F factor, F offset) const {
+    BITSR_INLINE void multiply_values(int i, int c, const Line& line) const {
         constexpr int words = ValueDot::words;
         typename ValueDot::Sum sums[many] = {};
         for (int block = 0; block < value_words; block += L) {
@@ -332,7 +350,8 @@ struct Head {
         }
 #pragma GCC unroll 16
         for (int n = 0; n < many; ++n) {
-            const F y = fma(float_sum(sums[n]), factor, offset + scratch.per_channel[c + n]);
+            const F rest = fma(splat(scratch.per_channel[c + n]), line.share, line.offset);
+            const F y = fma(float_sum(sums[n]), line.factor, rest);
             store(a.output.floats(first + c + n) + i, y);
         }
     }
@@ -341,20 +360,19 @@ struct Head {
 
     // multiply_values<count>, count <= many.
     template <int many>
-    BITSR_INLINE void multiply_values_of(int count, int i, int c, F factor, F offset) const {
-        if (count == many) return multiply_values<many>(i, c, factor, offset);
-        if constexpr (many > 1) multiply_values_of<many - 1>(count, i, c, factor, offset);
+    BITSR_INLINE void multiply_values_of(int count, int i, int c, const Line& line) const {
+        if (count == many) return multiply_values<many>(i, c, line);
+        if constexpr (many > 1) multiply_values_of<many - 1>(count, i, c, line);
     }
 
     template <int words>
     void run() const {
         const int blocks = (size + most_channels - 1) / most_channels;
         for (int i = 0; i < a.queries; i += L) {
-            F factor, offset;
-            weigh(exponentials<words>(i), &factor, &offset);
+            const Line line = weigh(exponentials<words>(i));
             for (int block = 0, c = 0; block < blocks; ++block) {  // of nearly equal size
                 const int count = size / blocks + (block < size % blocks);
-                multiply_values_of<most_channels>(count, i, c, factor, offset);
+                multiply_values_of<most_channels>(count, i, c, line);
                 c += count;
             }
         }

@@ -79,7 +79,9 @@ enum class Function { relu, leaky_relu, gelu, sigmoid, tanh, clip, softplus };
 
 // Attention of the queries of one window, head after head; tokens are words, channels planes.  There may be more keys
 // and values than queries, which then are the first of the tokens.
-// score = (scale q) k^T + bias, -100 where regions differ; output = softmax(score) v.
+// score = (scale q) k^T + bias, -100 where regions differ; output = softmax(score) v.  With `row_scale`, for values of u8
+// alone, the weights of a query are divided by the largest of them before they become codes, and the output is multiplied
+// by it.
 struct Attention {
     Planes qkv;             // f32: C planes of queries, C of keys, C of values; 16 words behind them are read
     Planes output;          // f32: C planes
@@ -94,6 +96,7 @@ struct Attention {
     const std::int32_t* regions;  // width numbers, or null: all tokens see each other
     Format scores, values;  // of the operands of both products
     const Quantizer *q, *k, *attention, *v;  // null: not quantized; both of a pair where that product is u8
+    bool row_scale;
     Word* scratch;          // attention_scratch(...) words, 64-byte aligned
 };
 

@@ -18,6 +18,7 @@ struct Products {
     RelativeBias bias;
     Format scores, values;
     std::optional<Quantizer> q, k, attention, v;
+    bool row_scale;
 
     Attention of(const Planes& qkv, const Planes& output, int channels, int width, Word* scratch) const {
         const auto pointer = [](const std::optional<Quantizer>& q) { return q ? &*q : nullptr; };
@@ -38,6 +39,7 @@ struct Products {
         a.k = pointer(k);
         a.attention = pointer(attention);
         a.v = pointer(v);
+        a.row_scale = row_scale;
         a.scratch = scratch;
         return a;
     }
@@ -57,8 +59,10 @@ Products make_products(const AttentionOptions& o, int margin) {
     require_finite(&o.scale, 1, "the scale must be finite");
     check_product(o.scores, o.q, o.k);
     check_product(o.values, o.attention, o.v);
+    require(o.values == Format::u8 || !o.row_scale, "a scale per query needs a product of codes with the values");
     const RelativeBias bias(o.bias, o.heads, o.window, margin, kernels().lanes);
-    return {o.heads, o.window * o.window, side * side, o.scale, bias, o.scores, o.values, o.q, o.k, o.attention, o.v};
+    return {o.heads,  o.window * o.window, side * side, o.scale,     bias, o.scores,
+            o.values, o.q,                 o.k,         o.attention, o.v,  o.row_scale};
 }
 
 void check_values(Checks& checks, const Value& x, const Value& y, const AttentionOptions& o) {

@@ -122,17 +122,18 @@ using MakeAttention = StepPointer (*)(Group&, const Value& x, const Value& y, co
 
 void define_attention(nb::class_<Plan>& plan, const char* name, MakeAttention make, const char* extent) {
     using Bias = const Array<float, 3>&;
-    define<int, int, int, int, int, double, Bias, Name, Name, Given, Given, Given, Given>(
+    define<int, int, int, int, int, double, Bias, Name, Name, Given, Given, Given, Given, bool>(
         plan, name,
         [make](Plan& p, Group& g, int x, int y, int heads, int window, int extent, double scale, Bias bias,
-               Name scores, Name values, Given q, Given k, Given attention, Given v) {
+               Name scores, Name values, Given q, Given k, Given attention, Given v, bool row_scale) {
             const auto side = [&](int axis) { return int(std::min<std::size_t>(bias.shape(axis), 1 << 30)); };
             AttentionOptions options{heads,   window,  extent,  float(scale),         bias.data(),
                                      side(0), side(1), side(2), format_named(scores), format_named(values),
-                                     quantizer(q), quantizer(k), quantizer(attention), quantizer(v)};
+                                     quantizer(q), quantizer(k), quantizer(attention), quantizer(v),
+                                     row_scale};
             return make(g, p.value(x), p.value(y), options);
         },
-        "x", "y", "heads", "window", extent, "scale", "bias", "scores", "values", "q", "k", "attention", "v");
+        "x", "y", "heads", "window", extent, "scale", "bias", "scores", "values", "q", "k", "attention", "v", "row_scale");
 }
 
 void bind_products(nb::class_<Plan>& plan) {

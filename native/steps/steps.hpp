@@ -44,6 +44,7 @@ struct AttentionOptions {
     int bias_heads, bias_rows, bias_columns;
     Format scores, values;
     std::optional<Quantizer> q, k, attention, v;
+    bool row_scale;
 };
 StepPointer make_attention(Group&, const Value& x, const Value& y, const AttentionOptions&);
 StepPointer make_overlapping_attention(Group&, const Value& x, const Value& y, const AttentionOptions&);

@@ -9,17 +9,18 @@ struct Case {  // of attention
     float spread;
     Format scores, values;
     std::optional<Quantizer> q, k, attention, v;
+    bool row_scale;
     std::string text() const {
         return "attention of " + std::to_string(heads) + "x" + std::to_string(size) + "x" + std::to_string(tokens) +
                ", " + std::to_string(queries) + " queries" +
                ", formats " + std::to_string(int(scores)) + std::to_string(int(values)) + ", quantizers " +
                std::to_string(q.has_value()) + std::to_string(k.has_value()) + std::to_string(attention.has_value()) +
-               std::to_string(v.has_value()) + ", spread " + std::to_string(spread);
+               std::to_string(v.has_value()) + (row_scale ? " scaled" : "") + ", spread " + std::to_string(spread);
     }
 };
 
 Case random_case() {
-    Case c{whole(1, 3), whole(0, 3) ? whole(1, 33) : 64, 0, 0, 1, Format(whole(0, 2)), Format(whole(0, 2)), {}, {}, {}, {}};
+    Case c{whole(1, 3), whole(0, 3) ? whole(1, 33) : 64, 0, 0, 1, Format(whole(0, 2)), Format(whole(0, 2)), {}, {}, {}, {}, false};
     const int sides[] = {2, 4, 5, 7, 8, 12, 16};
     c.tokens = sides[whole(0, 6)] * sides[whole(0, 6)];
     c.queries = whole(0, 1) ? c.tokens : whole(1, c.tokens);
@@ -30,6 +31,7 @@ Case random_case() {
     if (some(c.scores)) c.k = quantizer(-2.0f * c.spread, 2.75f * c.spread, levels);
     if (some(c.values)) c.attention = quantizer(whole(0, 2) ? 0 : -0.01f, real(0.3f, 1), levels);
     if (some(c.values)) c.v = quantizer(-2.5f, real(1, 3), levels);
+    c.row_scale = c.values == Format::u8 && whole(0, 1);
     return c;
 }
 
@@ -64,6 +66,7 @@ void test_attention(const Kernels& k) {
     a.scores = c.scores, a.values = c.values;
     const auto pointer = [](const std::optional<Quantizer>& q) { return q ? &*q : nullptr; };
     a.q = pointer(c.q), a.k = pointer(c.k), a.attention = pointer(c.attention), a.v = pointer(c.v);
+    a.row_scale = c.row_scale;
     a.scratch = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64) % 64 / 4;
     k.attention(a);
 
@@ -82,7 +85,8 @@ void test_attention(const Kernels& k) {
                 largest = std::max(largest, p[j]);
             }
             for (double& x : p) sum += x = std::exp(x - largest);
-            for (double& x : p) x = level_of(static_cast<float>(x / sum), c.attention);
+            const double top = c.row_scale ? 1 / sum : 1;  // the largest exponential is 1
+            for (double& x : p) x = top * level_of(static_cast<float>(x / sum / top), c.attention);
             for (int d = h * c.size; d < (h + 1) * c.size; ++d) {
                 double y = 0;
                 for (int j = 0; j < c.tokens; ++j) y += p[j] * level_of(qkv.at(2 * channels + d, j), c.v);

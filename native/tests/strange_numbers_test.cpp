@@ -19,10 +19,11 @@ void test_not_a_number(const Kernels& k) {
     const std::vector<float> bias(16);
     const std::vector<std::int32_t> same(64);
     const Quantizer q{-1, 0.01f, 255};
-    for (int formats = 0; formats < 9; ++formats) {
+    for (int formats = 0; formats < 12; ++formats) {
         std::vector<Word> scratch(k.attention_scratch(2, 2, 64) + 16);
         Attention a{qkv.planes(), y.planes(), 2, 2, 64, 64, 64, 64, 1, bias.data(), 0, same.data(),
-                    same.data(), nullptr, Format(formats % 3), Format(formats / 3), &q, &q, &q, &q, scratch.data()};
+                    same.data(), nullptr, Format(formats % 3), Format(std::min(formats / 3, 2)), &q, &q, &q, &q,
+                    formats >= 9, scratch.data()};
         k.attention(a);
     }
 }

@@ -137,9 +137,12 @@ class Plan:
         k: Quantizer | None,
         attention: Quantizer | None,
         v: Quantizer | None,
+        row_scale: bool,
     ) -> None:
         """Inside the window; x has the queries, keys and values of y's channels.  ``bias`` is (heads, tokens of keys,
-        tokens of queries); ``scores`` and ``values`` say what both products multiply."""
+        tokens of queries); ``scores`` and ``values`` say what both products multiply.  With ``row_scale``,
+        where ``values`` is "u8" alone, weights of a query are divided by the largest of them before they become codes,
+        and the result is multiplied by it."""
 
     def overlapping_attention(
         self,
@@ -156,6 +159,7 @@ class Plan:
         k: Quantizer | None,
         attention: Quantizer | None,
         v: Quantizer | None,
+        row_scale: bool,
     ) -> None:
         """As ``attention`` in a group without shift, of a map of the group's size; keys and values come from windows
         that are wider by ``margin`` on each side, zero beyond the map."""

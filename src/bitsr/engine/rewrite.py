@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from bitsr.engine.matrices import product_format
 from bitsr.engine.ops import Format, Graph, Op, Value
-from bitsr.errors import UnsupportedLayer
 from bitsr.program import steps
 from bitsr.program.maps import reflection, resize_taps
 from bitsr.program.program import Program
@@ -160,16 +159,14 @@ def _overlapping_attention(to: Rewriter, step: steps.OverlappingAttention) -> No
 
 
 def _attention(to: Rewriter, step: steps.Attention, reach: int) -> tuple[Any, ...]:
-    """Scale, bias, formats of both products, quantizers of the four operands; a query sees keys less than ``reach``
-    pixels away, in both directions."""
-    if step.row_scale:
-        raise UnsupportedLayer("attention with a scale per query has no native step yet: use the backend reference")
+    """Scale, bias, formats of both products, quantizers of the four operands, whether the third has a scale per query;
+    a query sees keys less than ``reach`` pixels away, in both directions."""
     table = to.program.tensor(step.bias_table)
     bias = np.ascontiguousarray(table.T).reshape(step.heads, 2 * reach - 1, 2 * reach - 1)
     scores: Format = "u8" if step.q is not None and step.k is not None else to.floating
     values: Format = "u8" if step.attention is not None and step.v is not None else to.floating
     quantizers = (None if q is None else _numbers(q) for q in (step.q, step.k, step.attention, step.v))
-    return step.scale, bias, scores, values, *quantizers
+    return step.scale, bias, scores, values, *quantizers, step.row_scale
 
 
 # ---- steps of single pixels -----------------------------------------------------------------------------------------
