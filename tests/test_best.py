@@ -10,7 +10,8 @@ from bitsr.methods.compress import compress
 from bitsr.methods.ptq.best import EFFORTS, code_rates, effort_of, undecide
 from bitsr.methods.ptq.pipeline import begin, to_batches
 from bitsr.methods.registry import config_for, config_from, dump_config, stages_of
-from bitsr.parts.layers import QuantLayer, quantized_layers
+from bitsr.parts.layers import QuantLayer, QuantMatMul, quantized_layers
+from bitsr.parts.quantizer import AffineQuantizer
 from ptq_quick import NETWORKS, distance, quick
 
 
@@ -56,7 +57,7 @@ def test_learned_codes_bring_the_network_closer_than_learned_bounds(name, pictur
 
 
 def test_nothing_is_learned_at_eight_bits_and_codes_are_gptqs_without_a_rate(pictures):
-    assert len(stages_of(config_for("best", 8, 8))) == 2 and len(stages_of(config_for("best", 8, 4))) == 3
+    assert len(stages_of(config_for("best", 8, 8))) == 3 and len(stages_of(config_for("best", 8, 4))) == 4
     model = tiny.make("edsr")
     start, bounds = (
         layers_of(compress(model, quick("best", **options), pictures))
@@ -68,6 +69,30 @@ def test_nothing_is_learned_at_eight_bits_and_codes_are_gptqs_without_a_rate(pic
 def test_a_rank_puts_branches_beside_layers_of_few_bits(pictures):
     for layer in layers_of(compress(tiny.make("edsr"), quick("best", rank="2"), pictures)):
         assert (layer.branch is not None) == (layer.w_bits < 8)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_attention_maps_of_few_bits_have_a_scale_per_query(bits, pictures):
+    model = tiny.make("swinir light x4")
+    rows, static = (compress(model, quick("best", bits, row_scale=word), pictures) for word in ("true", "false"))
+    products = {n: m for n, m in quantized_layers(rows).items() if isinstance(m, QuantMatMul)}
+    assert products and all(m.row_scale == (n.endswith("matmul_av") and bits < 8) for n, m in products.items())
+    assert not any(m.row_scale for m in quantized_layers(static).values() if isinstance(m, QuantMatMul))
+
+
+def test_a_scale_per_query_keeps_flat_maps_and_sharp_ones():
+    """256 keys: one step for all rows rounds the flat half of these maps to zero."""
+    scores = torch.randn(2, 8, 64, 256, generator=torch.Generator().manual_seed(0))
+    scores[1] *= 8
+    a, b = scores.softmax(-1), torch.randn(2, 8, 256, 10, generator=torch.Generator().manual_seed(1))
+    plain, errors = a @ b, {}
+    for row_scale in (False, True):
+        layer = QuantMatMul(4, softmax=True)
+        layer.row_scale = row_scale
+        assert torch.allclose(layer(a, b), plain, atol=1e-5)  # nothing is rounded yet
+        layer.quantizer_a = AffineQuantizer(4, 0.0, float(layer.operands(a, b)[0].max()))
+        errors[row_scale] = (layer(a, b) - plain).square().mean()
+    assert errors[True] < 0.1 * errors[False]
 
 
 def test_efforts():

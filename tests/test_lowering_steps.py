@@ -15,7 +15,8 @@ from torch import Tensor, nn  # noqa: E402
 from bitsr.archs.swinir import SwinBlock, merge, partition  # noqa: E402
 from bitsr.descriptor import Descriptor  # noqa: E402
 from bitsr.lowering import Builder, lower  # noqa: E402
-from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, quantized_layers  # noqa: E402
+from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, largest, quantized_layers  # noqa: E402
+from bitsr.parts.quantizer import AffineQuantizer  # noqa: E402
 from bitsr.program.frame import Notes  # noqa: E402
 from bitsr.program.program import Program  # noqa: E402
 from bitsr.program.reference import NumpyArrays, execute, run  # noqa: E402
@@ -146,14 +147,18 @@ def test_strides_groups_and_missing_biases(bits: str) -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-@pytest.mark.parametrize("bits", [*BITS, None])
-def test_window_attention_on_identical_inputs(bits: str | None, shift: int) -> None:
+@pytest.mark.parametrize(("bits", "row_scale"), [*((b, rows) for b in BITS for rows in (False, True)), (None, False)])
+def test_window_attention_on_identical_inputs(bits: str | None, row_scale: bool, shift: int) -> None:
     """Block 1 shifts its windows; the step works on whole maps, the module on windows."""
     module = make("swinir light x4")
     if bits is not None:
         quantize_roughly(module, BITS[bits])
     block = module.layers[0].residual_group.blocks[shift]  # type: ignore[index, union-attr]
     assert isinstance(block, SwinBlock) and bool(block.shift) == bool(shift)
+    if row_scale:
+        values = block.attn.matmul_av
+        assert isinstance(values, QuantMatMul) and values.softmax
+        values.row_scale, values.quantizer_a = True, AffineQuantizer(values.a_bits, 0.01, 0.97)
     program = lower(module, precision="fp32")
     step = next(s for s in program.steps if s.output.endswith(f"blocks.{shift}.attn"))
     assert isinstance(step, WindowAttention) and step.shift == block.shift
@@ -180,13 +185,17 @@ def test_window_attention_on_identical_inputs(bits: str | None, shift: int) -> N
         np.testing.assert_array_equal(integers["k"], k_codes.mT)
         np.testing.assert_array_equal(integers["scores"], q_codes.double() @ k_codes.double())
         # the softmax is floating point: a code of its result may move by one
-        moved = integers["attention"].astype(int) - values.quantizer_a.codes(attention).numpy()  # type: ignore[union-attr]
+        seen, _ = values.operands(attention, v)
+        moved = integers["attention"].astype(int) - values.quantizer_a.codes(seen).numpy()  # type: ignore[union-attr]
         assert np.abs(moved).max() <= 1 and np.mean(moved != 0) < 1e-3
         v_codes = values.quantizer_b.codes(v)  # type: ignore[union-attr]
         np.testing.assert_array_equal(integers["v"], v_codes)
         np.testing.assert_array_equal(integers["values"], integers["attention"].astype(int) @ v_codes.long().numpy())
         bound, size = values.quantizer_a.grid()  # type: ignore[union-attr]
-        attention = bound + size * torch.from_numpy(integers["attention"]).float()
-    expected = values(attention, v).transpose(1, 2).reshape(windows.shape[0], -1, 12)
+        expected = (bound + size * torch.from_numpy(integers["attention"]).float()) @ values.quantizer_b(v)  # type: ignore[misc]
+        expected = expected * largest(attention) if row_scale else expected
+    else:
+        expected = values(attention, v)
+    expected = expected.transpose(1, 2).reshape(windows.shape[0], -1, 12)
     expected = merge(expected, step.window, 8, 12)[0].roll((step.shift, step.shift), (0, 1))
     assert_close(output, expected.numpy())

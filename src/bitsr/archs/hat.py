@@ -57,7 +57,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.matmul_qk = MatMul()
-        self.matmul_av = MatMul()
+        self.matmul_av = MatMul(softmax=True)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, index: Tensor, mask: Tensor | None = None) -> Tensor:
         """``index``: queries x keys, rows of the bias table; ``mask``: windows x queries x keys, is added."""

@@ -67,7 +67,7 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.proj = nn.Linear(dim, dim)
         self.matmul_qk = MatMul()
-        self.matmul_av = MatMul()
+        self.matmul_av = MatMul(softmax=True)
 
     def forward(self, qkv: Tensor, position_index: Tensor, mask: Tensor | None) -> Tensor:
         """B' x tokens x 3C -> B' x tokens x C."""

@@ -68,7 +68,7 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.matmul_qk = MatMul()
-        self.matmul_av = MatMul()
+        self.matmul_av = MatMul(softmax=True)
 
     def position_bias(self) -> Tensor:
         """heads x tokens x tokens."""

@@ -280,15 +280,15 @@ class Builder:
         return output
 
 
-def _quantizers_of(
-    name: str, scores: MatMul | QuantMatMul, values: MatMul | QuantMatMul
-) -> dict[str, steps.Quantizer | None]:
+def _quantizers_of(name: str, scores: MatMul | QuantMatMul, values: MatMul | QuantMatMul) -> dict[str, Any]:
     """Of the four operands of an attention, where its products are quantized."""
-    found: dict[str, steps.Quantizer | None] = {}
+    found: dict[str, Any] = {}
     for module, first, second in ((scores, "q", "k"), (values, "attention", "v")):
         if isinstance(module, QuantMatMul):
             found[first] = quantizer_of(module.quantizer_a, f"{name} ({first})")
             found[second] = quantizer_of(module.quantizer_b, f"{name} ({second})")
+    if isinstance(values, QuantMatMul) and values.row_scale:
+        found["row_scale"] = True
     return found
 
 

@@ -99,18 +99,34 @@ class QuantConv2d(QuantLayer):
 
 
 class QuantMatMul(nn.Module):
-    """Q(a) @ Q(b): attention scores, and attention times values."""
+    """Q(a) @ Q(b): attention scores, and attention times values.
 
-    def __init__(self, a_bits: int) -> None:
+    With ``row_scale``, for an a that is a ``softmax``, each row is divided by its largest weight before it is
+    quantized, and its product multiplied by that: one step for all rows would round most of a flat row to zero.
+    """
+
+    def __init__(self, a_bits: int, softmax: bool = False) -> None:
         super().__init__()
         self.a_bits = a_bits
+        self.softmax = softmax
+        self.row_scale = False
         self.quantizer_a: nn.Module | None = None
         self.quantizer_b: nn.Module | None = None
 
+    def operands(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """What the quantizers see."""
+        return (a / largest(a) if self.row_scale else a), b
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        a = a if self.quantizer_a is None else self.quantizer_a(a)
-        b = b if self.quantizer_b is None else self.quantizer_b(b)
-        return a @ b
+        x, y = self.operands(a, b)
+        x = x if self.quantizer_a is None else self.quantizer_a(x)
+        y = y if self.quantizer_b is None else self.quantizer_b(y)
+        return (x @ y) * largest(a) if self.row_scale else x @ y
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest number of each row, of one column."""
+    return x.amax(-1, keepdim=True)
 
 
 def replaceable(module: nn.Module) -> bool:
@@ -129,7 +145,7 @@ def replace(root: nn.Module, name: str, w_bits: int, a_bits: int) -> QuantLayer 
     elif isinstance(source, nn.Conv2d):
         layer = QuantConv2d(source, w_bits, a_bits)
     elif isinstance(source, MatMul):
-        layer = QuantMatMul(a_bits)
+        layer = QuantMatMul(a_bits, source.softmax)
     else:
         raise TypeError(f"{name} is a {type(source).__name__}; linears, convolutions and MatMul have compressed twins")
     root.set_submodule(name, layer.train(source.training))

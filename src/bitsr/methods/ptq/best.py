@@ -1,10 +1,10 @@
 """The default of bitsr: the stages that gain most, from several papers, under one budget.
 
-Input channels are smoothed and shifted (HarmoQ's HSO per channel), weights corrected on the quantized input (SRC) and
-rounded with GPTQ, bounds refined layer by layer (ABR), biases corrected.  Then weights, their grids, the bounds of
-activations and the biases are all learned together against the full-precision network's output, the rounding passed
-straight through: 2DQuant's DQC with the codes set free, or LSQ without ground truth.  docs/methods.md has what each
-stage gives.
+Attention maps get a scale per query.  Input channels are smoothed and shifted (HarmoQ's HSO per channel), weights
+corrected on the quantized input (SRC) and rounded with GPTQ, bounds refined layer by layer (ABR), biases corrected.
+Then weights, their grids, the bounds of activations and the biases are all learned together against the full-precision
+network's output, the rounding passed straight through: 2DQuant's DQC with the codes set free, or LSQ without ground
+truth.  docs/methods.md has what each stage gives.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bitsr.methods.ptq.pipeline import (
     set_bounds,
 )  # fmt: skip
 from bitsr.methods.ptq.svdquant import branch_off
-from bitsr.parts.layers import QuantLayer
+from bitsr.parts.layers import QuantLayer, QuantMatMul
 from bitsr.parts.quantizer import AffineQuantizer
 from bitsr.parts.undecided import BoundedWeight
 
@@ -55,6 +55,13 @@ EFFORTS = {
     "default": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=200, conv_steps=600),
     "max": Effort(groups=8, samples=8192, abr_steps=20, learn_steps=2000, conv_steps=7200),
 }
+
+
+def scale_rows(work: Work) -> None:
+    """Attention maps of few bits get a scale per query."""
+    for layer in work.layers.values():
+        if isinstance(layer, QuantMatMul):
+            layer.row_scale = layer.softmax and layer.a_bits < SYMMETRIC_FROM
 
 
 # ---- learning weights ----------------------------------------------------------------------------------------------
@@ -115,6 +122,8 @@ def stages(config: Best) -> list[Stage]:
         steps.append(branch_off(config.rank, weighted=True))
     steps += [correct(HarmoQ.ridge), round_with_gptq(HarmoQ.damping), refine_bounds(effort.abr_steps), correct_bias]
     whole = [smooth, layerwise(steps, bound_operands(activation_bounds), effort.groups, effort.samples)]
+    if config.row_scale:
+        whole.insert(0, scale_rows)
     if effort.learn_steps and config.fewest_bits < SYMMETRIC_FROM:  # nothing is left to gain at 8 bit
         whole.append(learn(effort, config.learn_rate))
     return whole

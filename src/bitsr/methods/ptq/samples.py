@@ -142,7 +142,8 @@ def collect(
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + 7919 * len(kept[name].parts) + seed)
             if name in products:
-                kept[name].add([elements_of(x, elements // len(batches), generator) for x in inputs])
+                seen = module.operands(*inputs) if isinstance(module, QuantMatMul) else inputs
+                kept[name].add([elements_of(x, elements // len(batches), generator) for x in seen])
             else:
                 x = inputs[0]
                 channels = x.transpose(0, axis).flatten(1)
