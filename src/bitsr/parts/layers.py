@@ -118,10 +118,15 @@ class QuantMatMul(nn.Module):
         return (a / largest(a) if self.row_scale else a), b
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        x, y = self.operands(a, b)
-        x = x if self.quantizer_a is None else self.quantizer_a(x)
-        y = y if self.quantizer_b is None else self.quantizer_b(y)
-        return (x @ y) * largest(a) if self.row_scale else x @ y
+        if not self.row_scale:
+            return self._product(a, b)
+        top = largest(a)
+        return self._product(a / top, b) * top
+
+    def _product(self, a: Tensor, b: Tensor) -> Tensor:
+        a = a if self.quantizer_a is None else self.quantizer_a(a)
+        b = b if self.quantizer_b is None else self.quantizer_b(b)
+        return a @ b
 
 
 def largest(x: Tensor) -> Tensor:
