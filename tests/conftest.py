@@ -23,3 +23,11 @@ def pictures() -> list[np.ndarray]:
     """Three small calibration pictures, 24x24x3 uint8."""
     noise = np.random.default_rng(0).random((3, 6, 6, 3))
     return [(np.kron(p, np.ones((4, 4, 1))) * 255).astype(np.uint8) for p in noise]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network that upscales by 2, as a safetensors file."""
+    from small_files import write_checkpoint  # needs torch, which not every test has
+
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", scale=2)

@@ -23,11 +23,6 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", scale=2)
-
-
-@pytest.fixture(scope="module")
 def packed(checkpoint: Path) -> Path:
     path = checkpoint.with_name("tiny.bitsr")
     assert (

@@ -21,11 +21,6 @@ from test_cli import error_of, usage_code
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", scale=2)
-
-
-@pytest.fixture(scope="module")
 def packed(checkpoint: Path) -> Path:
     path = checkpoint.with_name("tiny.bitsr")
     assert main(["compress", str(checkpoint), "-o", str(path), "--method", "minmax"]) == 0

@@ -10,7 +10,8 @@ from tyro.conf import Positional
 import bitsr
 from bitsr.cli.console import Flag, UsageError, counting, emit_json, human_bytes, option, print_table
 from bitsr.cli.models import BICUBIC, Opened, open_model
-from bitsr.errors import BitsrError, ConfigError
+from bitsr.data.pictures import check_folder
+from bitsr.errors import ConfigError
 from bitsr.runtime.backends import Backend
 
 
@@ -46,8 +47,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: at least 1")
     for folder in folders:
-        if not folder.is_dir():
-            raise BitsrError(f"{folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}")
+        check_folder(folder)
     opened = {
         name: open_model(name, scale=scale, backend=backend, threads=threads, device=device)
         for name in models

@@ -86,11 +86,17 @@ def to_uint8(pixels: NDArray) -> NDArray[np.uint8]:
     return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def list_pictures(folder: str | Path) -> list[Path]:
-    """All pictures directly in a folder, sorted by name; raises `PictureError` if there is none."""
+def check_folder(folder: str | Path) -> None:
+    """Raises `PictureError` for what is no folder."""
     folder = Path(folder)
     if not folder.is_dir():
         raise PictureError(f"{folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}")
+
+
+def list_pictures(folder: str | Path) -> list[Path]:
+    """All pictures directly in a folder, sorted by name; raises `PictureError` if there is none."""
+    check_folder(folder)
+    folder = Path(folder)
     paths = sorted(p for p in folder.iterdir() if is_picture(p))
     if not paths:
         deeper = "; its subfolders are not searched" if any(p.is_dir() for p in folder.iterdir()) else ""

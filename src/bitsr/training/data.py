@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitsr.data.benchmark import hr_folder, read_pair
-from bitsr.data.pictures import is_picture
+from bitsr.data.pictures import check_folder, is_picture
 from bitsr.errors import PictureError
 
 HOLD_OUT_EVERY = 10  # every tenth picture, sorted by path, is for validation
@@ -24,8 +24,7 @@ Picture = NDArray[np.uint8]
 def split(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """All pictures under ``folders``, or under their ``HR``: (for training, held out)."""
     for folder in folders:
-        if not Path(folder).is_dir():
-            raise PictureError(f"{folder}: no such folder")
+        check_folder(folder)
     paths = sorted(p for folder in folders for p in hr_folder(folder).rglob("*") if is_picture(p))
     if len(paths) < 2:
         found = f"{len(paths)} pictures" if paths else "no pictures"
