@@ -169,7 +169,7 @@ def test_compress_as_json(checkpoint: Path, tmp_path: Path, capsys: pytest.Captu
         assert captured.err == "" and content.pop("seconds") > 0
         assert content == {
             "file": str(out), "file_bytes": out.stat().st_size, "checkpoint_bytes": checkpoint.stat().st_size,
-            "method": "minmax", "bits": told, "drop_db": None,
+            "method": "minmax", "bits": told, "drop_db": None, "quality": content["quality"],
         }  # fmt: skip
 
 

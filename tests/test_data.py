@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import bitsr.data.benchmark as benchmark
 from bitsr.data.benchmark import open_set
-from bitsr.data.calibration import BUNDLED, calibration_crops
+from bitsr.data.calibration import BUNDLED, calibration_crops, crops_and_rest
 from bitsr.data.catalogue import SETS, verify
 from bitsr.data.imresize import imresize
 from bitsr.data.pictures import list_pictures, read_rgb, write_picture
@@ -198,6 +198,10 @@ def test_every_picture_is_used_before_one_is_used_twice(tmp_path: Path) -> None:
         write_picture(tmp_path / f"{value}.png", np.full((16, 16, 3), value, np.uint8))
     values = [int(crop[0, 0, 0]) for crop in calibration_crops(tmp_path, 2, 10, 8)]
     assert sorted(values[:5]) == sorted(values[5:]) == [0, 1, 2, 3, 4]
+    crops, rest = crops_and_rest(tmp_path, 2, 3, 8)
+    assert [int(crop[0, 0, 0]) for crop in crops] == values[:3]
+    assert {int(path.stem) for path in rest} == set(range(5)) - set(values[:3])
+    assert crops_and_rest(tmp_path, 2, 10, 8)[1] == []
 
 
 def test_bundled_pictures_are_small_and_accounted_for() -> None:

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from bitsr.data.benchmark import open_set
+from bitsr.data.benchmark import Pair, open_set
 from bitsr.data.pictures import write_picture
 from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError, PictureError
-from bitsr.evaluation.evaluate import bicubic, evaluate
+from bitsr.evaluation.evaluate import bicubic, evaluate, psnr_of_pairs
 from bitsr.evaluation.metrics import psnr_rgb, psnr_y, ssim_rgb, ssim_y
 from bitsr.runtime.color import from_float, from_network, rgb_to_y, rgb_to_ycbcr, to_float, to_network, ycbcr_to_rgb
 from bitsr.runtime.padding import crop_to, pad_to_minimum
@@ -162,6 +162,13 @@ def test_the_dictionary_has_the_keys_of_the_command_line(pictures: Path) -> None
 def test_equal_pictures_give_valid_json(tmp_path: Path) -> None:
     write_picture(tmp_path / "flat.png", np.full((32, 32, 3), 90, np.uint8))
     assert evaluate(bicubic(2), tmp_path, 2).to_dict()["psnr_y"] is None
+
+
+def test_psnr_of_pairs() -> None:
+    """Of each pair, without the border; where pictures are equal it is finite."""
+    upscale, lr, hr = bicubic(2), noise(16, 20), noise(32, 40, 1)
+    found = psnr_of_pairs(upscale, [Pair("a", lr, hr), Pair("equal", lr, upscale(lr))], 2)
+    assert found.tolist() == [psnr_y(upscale(lr), hr, 2), 100.0]
 
 
 def test_limit_progress_and_names(pictures: Path) -> None:

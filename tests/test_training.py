@@ -25,7 +25,7 @@ from bitsr.training.average import Average
 from bitsr.training.data import CropDataset, split
 from bitsr.training.linear_start import ENDS, fit_filters
 from bitsr.training.log import read_log
-from bitsr.training.loop import Run, validation_psnr
+from bitsr.training.loop import Run
 from bitsr.training.losses import Distiller, charbonnier, l1
 from bitsr.training.recipe import Distillation, Recipe, load_recipe, recipe_from
 from bitsr.training.schedule import learning_rate
@@ -74,7 +74,7 @@ def test_crops_are_aligned_and_of_every_turn(folder):
 
 def test_lr_is_made_by_the_exact_bicubic_before_it_is_cut(folder):
     data = CropDataset(split([folder])[0], scale=2, crop=16)
-    lr, hr = data.pairs[0]
+    lr, hr = data.pairs[0].lr, data.pairs[0].hr
     assert np.array_equal(lr, imresize(hr, 0.5))
     assert all(crop.shape == (24, 24, 3) for crop in data.lr_crops(3, 48, 0))  # the pictures allow no more
 
@@ -183,8 +183,8 @@ def test_average_follows_and_takes_buffers():
     "depths": [1], "num_heads": [2], "embed_dim": 28, "window_size": 4, "img_size": 16})])  # fmt: skip
 def test_linear_start_is_at_least_bicubic(folder, tmp_path, arch, options):
     run = Run(dataclasses.replace(TINY, arch=arch, arch_args=options, start="linear"), [folder], tmp_path / "run")
-    start = validation_psnr(run.frozen(), run.validation, 2)
-    bicubic = np.mean([psnr_y(imresize(lr, 2), hr, 2) for lr, hr in run.validation])
+    start = run.validate()
+    bicubic = np.mean([psnr_y(imresize(pair.lr, 2), pair.hr, 2) for pair in run.validation])
     assert start > bicubic - 0.5 and type(run.model) in ENDS
     assert fit_filters(run.data, np.random.default_rng(0), 2).sum((1, 2)) == pytest.approx(1, abs=0.03)
 

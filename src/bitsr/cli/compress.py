@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction
 
 import bitsr
-from bitsr.cli.console import Flag, UsageError, emit_json, human_bytes, option, print_table, working
+from bitsr.cli.console import Flag, UsageError, emit_json, human_bytes, option, print_table, warn, working
 from bitsr.cli.goal import compress_for, parse_goal
 from bitsr.cli.models import load_checkpoint
+from bitsr.cli.quality import judges_beside, judges_of_choice, measure_quality
+from bitsr.data.calibration import crops_and_rest
 from bitsr.data.files import check_output
 from bitsr.errors import ConfigError
 from bitsr.format import SUFFIX, is_packed
 from bitsr.methods.registry import BEST, config_for, load_config, with_overrides
 
 DEFAULT_BITS, FEWEST_BITS, FLOATING = 4, 2, 16
+BELOW_BICUBIC = (
+    "the packed file is below bicubic: take more bits, the default method with --effort default or max, or --max-drop"
+)
 SIMULATED = {
     "granular-dq": "granular-dq chooses bits while the network runs, so there is no file of it: measure it from Python "
     "with bitsr.compress and bitsr.evaluate; with fixed bits it is --method 2dquant --w-bits 8 --a-bits N"
@@ -87,27 +93,36 @@ def compress(
     module = load_checkpoint(model, device, threads, scale=scale, color=color, input_range=input_range)
     start = time.perf_counter()
     if goal is None:
-        crops = bitsr.calibration_crops(calib, module.descriptor.scale, seed=seed)
+        crops, rest = crops_and_rest(calib, module.descriptor.scale, seed=seed)
+        judges = judges_beside(calib, rest)
         with working(f"compressing {model.name} to W{chosen.w_bits}A{chosen.a_bits}"):
             small = bitsr.compress(module, chosen, crops, seed=seed).cpu()
     else:
         with working(f"choosing bits for the layers of {model.name}"):
             small = compress_for(goal, module, chosen, calib, precision, seed).cpu()
+        judges = judges_of_choice(calib)
     seconds = time.perf_counter() - start
     output.parent.mkdir(parents=True, exist_ok=True)
     bitsr.save(small, output, precision=precision)
+    with working("measuring what was lost"):
+        quality = measure_quality(output, module, judges, seed, threads)
     before, after = model.stat().st_size, output.stat().st_size
     done: Any = small.compression
     named = f"W{chosen.w_bits}A{chosen.a_bits}" if min(chosen.w_bits, chosen.a_bits) < FLOATING else precision
     used = named if goal is None else "mixed"
     if json:
         content = {"file": str(output), "file_bytes": after, "checkpoint_bytes": before, "method": done["method"]}
-        emit_json(content | {"bits": used, "seconds": seconds, "drop_db": done.get("drop_db")})
-        return 0
-    row = (output, done["method"], used, human_bytes(after), f"{after / before:.3f}", f"{seconds:.1f}")
-    print_table(("packed file", "method", "bits", "size", "of checkpoint", "seconds"), [row])
-    if max_drop is not None:
-        print(f"loss on held-out crops: {done['drop_db']:.3f} dB of PSNR-Y (measured)")
+        content |= {"bits": used, "seconds": seconds, "drop_db": done.get("drop_db")}
+        emit_json(content | {"quality": None if quality is None else asdict(quality)})
+    else:
+        row = (output, done["method"], used, human_bytes(after), f"{after / before:.3f}", f"{seconds:.1f}")
+        print_table(("packed file", "method", "bits", "size", "of checkpoint", "seconds"), [row])
+        if quality is not None:
+            print(quality)
+        if max_drop is not None:
+            print(f"loss on the quarter of the crops that full precision does best: {done['drop_db']:.3f} dB of PSNR-Y")
+    if quality is not None and quality.below_bicubic:
+        warn(BELOW_BICUBIC)
     return 0
 
 

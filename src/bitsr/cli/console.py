@@ -43,6 +43,11 @@ def complain(error: BaseException | str) -> None:
     print(f"error: {text}", file=sys.stderr, flush=True)
 
 
+def warn(text: str) -> None:
+    """One line `warning: ...` on stderr; the command goes on."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def emit_json(content: dict[str, Any]) -> None:
     """One JSON object on stdout."""
     print(json.dumps(content, allow_nan=False), flush=True)

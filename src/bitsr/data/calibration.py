@@ -32,6 +32,14 @@ def calibration_crops(
 
     Raises `PictureError` if no picture is large enough, `ConfigError` for numbers below 1 and a seed below 0.
     """
+    return crops_and_rest(folder, scale, count, size, seed)[0]
+
+
+def crops_and_rest(
+    folder: Pictures, scale: int, count: int = 128, size: int = 64, seed: int = 0
+) -> tuple[list[NDArray[np.uint8]], list[Path]]:
+    """(the crops of `calibration_crops`, the pictures that none of them is from): where there are more pictures than
+    crops, some are left to judge on."""
     check_numbers(scale=scale, count=count, size=size)
     rng = generator(seed)
     paths = paths_of(folder)
@@ -47,7 +55,7 @@ def calibration_crops(
         order = [path for path in order if path not in low or min(low[path].shape[:2]) >= size]
         if not order:
             raise PictureError(f"{place(folder)}: no picture is at least {size}x{size}, which calibration crops need")
-    return crops
+    return crops, [path for path in paths if path not in low]
 
 
 def held_out_pairs(folder: Pictures, scale: int, count: int = 16, size: int = 64, seed: int = 0) -> list[Pair]:

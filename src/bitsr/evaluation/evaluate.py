@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsr.data.benchmark import open_set
+from bitsr.data.benchmark import Pair, open_set
 from bitsr.data.imresize import imresize
 from bitsr.errors import ConfigError, PictureError
 from bitsr.evaluation.metrics import psnr_y, ssim_y
 
 Upscaler = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+PSNR_OF_EQUALS = 100.0  # dB, where a mean is to stay finite
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Bicubic:
 def bicubic(scale: int) -> Bicubic:
     """The bicubic baseline at a scale."""
     return Bicubic(scale)
+
+
+def psnr_of_pairs(upscaler: Upscaler, pairs: Iterable[Pair], scale: int) -> NDArray[np.float64]:
+    """PSNR-Y in dB of each pair, a border of ``scale`` left out; at most 100, where the pictures are equal."""
+    return np.array([min(PSNR_OF_EQUALS, psnr_y(upscaler(pair.lr), pair.hr, scale)) for pair in pairs])
 
 
 def evaluate(

@@ -32,12 +32,6 @@ def split(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return [p for i, p in enumerate(paths) if i % HOLD_OUT_EVERY], paths[::HOLD_OUT_EVERY]
 
 
-def load_pair(path: Path, scale: int) -> tuple[Picture, Picture]:
-    """(LR, HR), both HxWx3 uint8; HR is cropped to a multiple of the scale, LR is MATLAB-exact bicubic."""
-    pair = read_pair(path, None, scale)
-    return pair.lr, pair.hr
-
-
 @dataclass(frozen=True)
 class Place:
     """Where a crop lies in LR pixels, and how it is turned: mirrored or not, then by ``turns`` quarters."""
@@ -54,24 +48,24 @@ class CropDataset:
 
     def __init__(self, paths: Sequence[Path], scale: int, crop: int) -> None:
         self.scale, self.crop = scale, crop
-        self.pairs = [pair for pair in (load_pair(p, scale) for p in paths) if min(pair[0].shape[:2]) >= crop]
+        self.pairs = [pair for pair in (read_pair(p, None, scale) for p in paths) if min(pair.lr.shape[:2]) >= crop]
         if not self.pairs:
             raise PictureError(f"no picture is large enough for LR crops of {crop}x{crop} at x{scale}")
-        areas = np.array([lr.shape[0] * lr.shape[1] for lr, _ in self.pairs], dtype=float)
+        areas = np.array([pair.lr.shape[0] * pair.lr.shape[1] for pair in self.pairs], dtype=float)
         self._shares = areas.cumsum() / areas.sum()
 
     def fingerprint(self) -> int:
         """Equal for equal pictures in equal order."""
         value = 0
-        for lr, _ in self.pairs:
-            value = zlib.crc32(lr.tobytes(), value)
+        for pair in self.pairs:
+            value = zlib.crc32(pair.lr.tobytes(), value)
         return value
 
     def draw(self, count: int, rng: np.random.Generator) -> list[Place]:
         """Random places; everything random about a batch is in them."""
         places = []
         for number in np.minimum(np.searchsorted(self._shares, rng.random(count)), len(self.pairs) - 1):
-            height, width = self.pairs[number][0].shape[:2]
+            height, width = self.pairs[number].lr.shape[:2]
             y, x = rng.integers((height - self.crop + 1, width - self.crop + 1))
             mirrored, turns = rng.integers((2, 4))
             places.append(Place(int(number), int(y), int(x), bool(mirrored), int(turns)))
@@ -80,12 +74,12 @@ class CropDataset:
     def cut(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """(LR, HR) uint8 NCHW."""
         batch = []
-        for kind, factor in enumerate((1, self.scale)):
+        for kind, factor in (("lr", 1), ("hr", self.scale)):
             side = self.crop * factor
             crops = np.empty((len(places), 3, side, side), np.uint8)
             for crop, place in zip(crops, places, strict=True):
                 y, x = place.y * factor, place.x * factor
-                patch = self.pairs[place.picture][kind][y : y + side, x : x + side]
+                patch = getattr(self.pairs[place.picture], kind)[y : y + side, x : x + side]
                 crop[:] = np.rot90(patch[:, ::-1] if place.mirrored else patch, place.turns).transpose(2, 0, 1)
             batch.append(torch.from_numpy(crops))
         return batch[0], batch[1]
@@ -98,10 +92,10 @@ class CropDataset:
     def lr_crops(self, count: int, size: int, seed: int) -> list[Picture]:
         """Random LR crops, HxWx3, of one size: ``size`` or what the smallest picture allows.  For calibration."""
         rng = np.random.default_rng(seed)
-        size = min(size, *(min(lr.shape[:2]) for lr, _ in self.pairs))
+        size = min(size, *(min(pair.lr.shape[:2]) for pair in self.pairs))
         crops = []
         for place in self.draw(count, rng):
-            lr = self.pairs[place.picture][0]
+            lr = self.pairs[place.picture].lr
             y, x = min(place.y, lr.shape[0] - size), min(place.x, lr.shape[1] - size)
             crops.append(lr[y : y + size, x : x + size])
         return crops

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from bitsr.archs.upscaler import ModuleUpscaler
+from bitsr.data.benchmark import read_pair
 from bitsr.errors import BitsrError
-from bitsr.evaluation.metrics import psnr_y
+from bitsr.evaluation.evaluate import psnr_of_pairs
 from bitsr.methods.trained import trained_config, training_method
 from bitsr.training.average import Average
 from bitsr.training.checkpoint import check_same_run, read_checkpoint, write_checkpoint
-from bitsr.training.data import CropDataset, Picture, load_pair, split, to_unit
+from bitsr.training.data import CropDataset, split, to_unit
 from bitsr.training.log import Log
 from bitsr.training.losses import LOSSES, Distiller
 from bitsr.training.networks import full_precision, teacher_of
@@ -56,7 +57,7 @@ class Run:
         train, held = split(folders)
         self.data = CropDataset(train, recipe.scale, recipe.crop)
         chosen = np.linspace(0, len(held) - 1, min(recipe.validation_pictures, len(held))).round().astype(int)
-        self.validation = [load_pair(held[i], recipe.scale) for i in chosen]
+        self.validation = [read_pair(held[i], None, recipe.scale) for i in chosen]
         start = full_precision(recipe, self.data).to(self.device)
         config = trained_config(recipe.method)
         self.method = training_method(config, lambda n, size: self.data.lr_crops(n, size, recipe.seed), recipe.seed)
@@ -176,7 +177,8 @@ class Run:
 
     def validate(self) -> float:
         """Mean PSNR-Y in dB of the frozen network on the held-out pictures, border of ``scale`` left out."""
-        return validation_psnr(self.frozen(), self.validation, self.recipe.scale, self.device)
+        upscaler = ModuleUpscaler(self.frozen(), self.device)
+        return float(np.mean(psnr_of_pairs(upscaler, self.validation, self.recipe.scale)))
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
@@ -197,11 +199,3 @@ class Run:
         state = read_checkpoint(self.out, self.device)
         check_same_run(state, self.recipe.to_dict(), self.data.fingerprint())
         return state
-
-
-def validation_psnr(
-    model: nn.Module, pairs: Sequence[tuple[Picture, Picture]], scale: int, device: torch.device | str = "cpu"
-) -> float:
-    """Mean PSNR-Y in dB of (LR, HR) pictures, border of ``scale`` left out."""
-    upscale = ModuleUpscaler(model, device)
-    return float(np.mean([psnr_y(upscale(lr), hr, scale) for lr, hr in pairs]))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from bitsr.archs.upscaler import ModuleUpscaler
 from bitsr.data.benchmark import Pair
 from bitsr.errors import ConfigError
-from bitsr.evaluation.metrics import psnr_y
+from bitsr.evaluation.evaluate import psnr_of_pairs
 from bitsr.lowering.entry import save
 from bitsr.methods.compress import compress
 from bitsr.methods.ptq.allocation import LayerSize, Option, best_options
@@ -265,10 +265,9 @@ def compress_within_drop(
 
 
 def scores(module: nn.Module, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """PSNR-Y in dB of each pair; at most 100, where the pictures are equal."""
+    """PSNR-Y in dB of each pair, on the device where the module is."""
     upscaler = ModuleUpscaler(module, next(module.parameters()).device)
-    scale = upscaler.descriptor.scale
-    return np.array([min(100.0, psnr_y(upscaler(pair.lr), pair.hr, scale)) for pair in pairs])
+    return psnr_of_pairs(upscaler, pairs, upscaler.descriptor.scale)
 
 
 def error_of_drop(full: NDArray[np.float64], drop: float) -> float:

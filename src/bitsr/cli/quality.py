@@ -1,0 +1,83 @@
+"""What `bitsr compress` says about the file it wrote: PSNR on crops of the pictures at hand, beside bicubic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import bitsr
+from bitsr.data.calibration import Pictures, held_out_pairs, split
+from bitsr.errors import PictureError
+from bitsr.evaluation.evaluate import Bicubic, psnr_of_pairs
+
+CROPS = 16  # of 64x64 LR pixels
+
+Role = Literal["unseen", "bits chosen", "calibrated"]
+IN_WORDS: dict[Role, str] = {
+    "unseen": "pictures that were not calibrated on",
+    "bits chosen": "the pictures on which bits were chosen",
+    "calibrated": "the pictures that were calibrated on",
+}
+
+
+@dataclass(frozen=True)
+class Judges:
+    """HR pictures to measure on, and what they were in the compression."""
+
+    pictures: Pictures
+    role: Role
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means of PSNR-Y in dB over ``crops``: of the packed file, of full precision, and of bicubic."""
+
+    psnr_y: float
+    fp_psnr_y: float
+    bicubic_psnr_y: float
+    crops: int
+    pictures: Role
+
+    @property
+    def below_bicubic(self) -> bool:
+        """Bicubic is better than the file, but not than full precision, as it is where networks are trained to please
+        the eye."""
+        return self.psnr_y < self.bicubic_psnr_y <= self.fp_psnr_y
+
+    def __str__(self) -> str:
+        return (
+            f"PSNR-Y: {self.fp_psnr_y:.2f} dB in full precision, {self.psnr_y:.2f} packed, {self.bicubic_psnr_y:.2f} "
+            f"bicubic ({self.crops} crops of {IN_WORDS[self.pictures]})"
+        )
+
+
+def judges_beside(calib: Path | None, rest: list[Path]) -> Judges:
+    """The pictures that calibration left over, or else its own."""
+    return Judges(rest, "unseen") if rest else Judges(calib, "calibrated")
+
+
+def judges_of_choice(calib: Path | None) -> Judges:
+    """The pictures on which bits are chosen, where those are others than calibration's."""
+    calibration, held = split(calib)
+    return Judges(held, "calibrated" if held == calibration else "bits chosen")
+
+
+def measure_quality(packed: Path, module: Any, judges: Judges, seed: int, threads: int | None) -> Quality | None:
+    """Of the file as it runs here, and of the ``module`` it was made from.
+
+    None where there is nothing to measure: no picture is large enough for a crop, or the network does not upscale.
+    """
+    scale = module.descriptor.scale
+    if scale == 1:
+        return None
+    try:
+        pairs = held_out_pairs(judges.pictures, scale, CROPS, seed=seed)
+    except PictureError:
+        return None
+    device = next(module.parameters()).device
+    upscalers = (bitsr.open(packed, threads=threads), bitsr.ModuleUpscaler(module, device), Bicubic(scale))
+    packed_psnr, full, bicubic = (float(np.mean(psnr_of_pairs(upscaler, pairs, scale))) for upscaler in upscalers)
+    return Quality(packed_psnr, full, bicubic, CROPS, judges.role)
