@@ -7,7 +7,9 @@
 //
 // In the sums of 8-bit products, codes of keys and values are signed operands, and hence 128 smaller.  What that and
 // the lower ends of the quantizers add to the scores of a query is the same for all keys: the softmax does not see it.
-// It goes into the initial sum all the same (`starts`), which keeps the scores near zero.
+// It goes into the initial sum all the same (`starts`), which keeps the scores near zero.  Nor are large numbers left to
+// cancel in floating point: the terms of the keys are counted from their mean on, and what a query gets of the values
+// from the code of zero on, by a whole number in the initial sum (`Line::start`).
 
 struct AttentionScratch {
     Word *queries, *keys;  // words x width
@@ -70,6 +72,8 @@ struct Head {
     const int score_words;  // of one token
     const int value_words;  // of one channel; word i holds the tokens i, value_words + i, ...
     const float* bias;
+    const int zero;         // the code of values that is nearest to 0; 128 where sums could overflow
+    const float rest;       // what that code stands for
     Word ones[2];
 
     Head(const Attention& attention, int number)
@@ -79,11 +83,18 @@ struct Head {
           first(number * size),
           score_words(planes_of(size, scores)),
           value_words(planes_of(a.tokens, values)),
-          bias(a.bias + number * a.bias_pitch) {
+          bias(a.bias + number * a.bias_pitch),
+          zero(zero_code(a)),
+          rest(values == Format::u8 ? float(a.v->lower + double(zero) * a.v->step) : 0.0f) {
         Codes::split(0x01010101u, ones);
-        prepare_queries();
-        prepare_keys();
+        prepare_queries(prepare_keys());
         prepare_values();
+    }
+
+    static int zero_code(const Attention& a) {
+        if (values != Format::u8 || a.tokens > 0x7fffffff / (255 * 255)) return 128;
+        const float place = -a.v->lower / a.v->step;
+        return place >= 255.0f ? 255 : place <= 0.0f ? 0 : int(place + 0.5f);
     }
 
     BITSR_INLINE F query(int c, int i) const { return rounded_product(load<F>(a.qkv.floats(first + c) + i) * a.scale); }
@@ -99,11 +110,12 @@ struct Head {
         return pair_bf16(level(0), present > 1 ? level(1) : F{});
     }
 
-    void prepare_queries() const {
+    // `common`: the part of the sums of keys' codes that all have.
+    void prepare_queries(int common) const {
         if constexpr (scores == Format::u8) {
             const Coder code(*a.q);
             const float lower = a.k->lower / a.k->step;
-            const F factor = splat(lower + 128.0f), offset = splat(lower * size * a.q->lower / a.q->step);
+            const F factor = splat(lower + 128.0f), offset = splat((common + lower * size) * a.q->lower / a.q->step);
             const F limit = splat(4194304.0f);  // exact as float, together with the sum of products
             for (int i = 0; i < a.width; i += L) {
                 I sum = {};
@@ -125,11 +137,11 @@ struct Head {
         }
     }
 
-    void prepare_keys() const {
+    // Returns the mean of the sums of keys' codes, without which `per_key` is worked out.
+    int prepare_keys() const {
         constexpr int words = ScoreDot::words;
         if constexpr (scores == Format::u8) {
             const Coder code(*a.k);
-            const F factor = splat(a.q->lower * a.k->step * log2e);
             for (int i = 0; i < a.width; i += L) {
                 I sum = {};
                 for (int w = 0; w < score_words; ++w) {
@@ -137,8 +149,16 @@ struct Head {
                     Codes::dot(sum, Codes::input(here), Codes::weight(ones));
                     spread<scores>(scratch.keys + (w * a.width + i) * words, here ^ 0x80808080u);
                 }
-                store(scratch.per_key + i, to_float(sum) * factor);
+                store(scratch.per_key + i, sum);
             }
+            const std::int32_t* sums = reinterpret_cast<const std::int32_t*>(scratch.per_key);
+            std::int64_t whole = 0;
+            for (int j = 0; j < a.tokens; ++j) whole += sums[j];
+            const int mean = int(whole / a.tokens);
+            const F factor = splat(a.q->lower * a.k->step * log2e);
+            for (int i = 0; i < a.width; i += L)
+                store(scratch.per_key + i, to_float(load<I>(sums + i) - mean) * factor);
+            return mean;
         } else {
             constexpr int pack = channels_per_word(scores);
             for (int w = 0; w < score_words; ++w)
@@ -147,6 +167,7 @@ struct Head {
                     const U here = float_words<scores>(a.k, size - pack * w, at);
                     spread<scores>(scratch.keys + (w * a.width + i) * words, here);
                 }
+            return 0;
         }
     }
 
@@ -184,7 +205,7 @@ struct Head {
                 const I codes = max(code(value(c, i)), I{});
                 for (int lane = 0; lane < L && i + lane < a.tokens; ++lane) sum += codes[lane];
             }
-            scratch.per_channel[c] = a.attention->lower * (sum * a.v->step + a.tokens * a.v->lower);
+            scratch.per_channel[c] = a.attention->lower * ((sum - a.tokens * zero) * a.v->step + a.tokens * rest);
         }
     }
 
@@ -279,9 +300,11 @@ struct Head {
         return sum;
     }
 
-    // What the sums of products with the values become: factor * sum + offset + share * per_channel.
+    // What the sums of products with the values begin with, and what they become:
+    // factor * sum + offset + share * per_channel.
     struct Line {
         F factor, offset, share;
+        typename ValueDot::Sum start;
     };
 
     // Of each query; rows are those of whole words.
@@ -317,8 +340,8 @@ struct Head {
                 Codes::dot(total, Codes::input(words), Codes::weight(ones));
                 store(rows + i * L, words);
             }
-            const F offset = to_float(total) * (q.step * (128.0f * a.v->step + a.v->lower));
-            return {share * (q.step * a.v->step), share * offset, share};
+            const F offset = to_float(total) * (q.step * rest);
+            return {share * (q.step * a.v->step), share * offset, share, total * (128 - zero)};
         } else {
             if (a.attention) {
                 const Rounder rounded(*a.attention);
@@ -330,14 +353,15 @@ struct Head {
                 for (int i = 0; i < stride; ++i)
                     store(rows + i * L, pair_bf16(load<F>(rows + i * L), load<F>(rows + (i + stride) * L)));
             }
-            return {a.attention ? one : inverse, F{}, one};
+            return {a.attention ? one : inverse, F{}, one, F{}};
         }
     }
 
     template <int many>
     BITSR_INLINE void multiply_values(int i, int c, const Line& line) const {
         constexpr int words = ValueDot::words;
-        typename ValueDot::Sum sums[many] = {};
+        typename ValueDot::Sum sums[many];
+        for (auto& sum : sums) sum = line.start;
         for (int block = 0; block < value_words; block += L) {
             const Word* value = scratch.values + (block * size + c * L) * words;
             const float* weight = scratch.exponentials + block * L;
