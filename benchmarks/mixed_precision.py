@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 import bitsr
-from bitsr.cli.goal import JUDGED
 from bitsr.data.calibration import calibration_crops, held_out_pairs, split
 from bitsr.methods.ptq import mixed
 from bitsr.methods.ptq.config import Dobi
+from bitsr.methods.ptq.goals import Budget, MaxDrop
 from bitsr.methods.ptq.pipeline import to_batches
 from bitsr.methods.ptq.scope import assign_bits
 from bitsr.methods.ptq.sensitivity import CROPS, SIDE, middle
+from bitsr.methods.ptq.survey import Survey, survey
 from bitsr.methods.registry import config_for, name_of
 from bitsr.program.counting import cost
 
@@ -62,10 +63,10 @@ def main() -> None:
     crops, pairs = calibration_crops(calibration, scale, 16), held_out_pairs(held, scale)
     lr = [pair.lr for pair in pairs]
     full = {folder: bitsr.evaluate(module, folder, scale).psnr_y for folder in options.data}
-    survey = mixed.survey(module, Dobi(), crops, lr)
+    found = survey(module, Dobi(), crops, lr)
     for bits in options.bits:
         config = config_for(options.method, bits, bits, overrides=dict(word.split("=") for word in options.set))
-        survey = dataclasses.replace(survey, config=config, uniform=assign_bits(module, list(survey.sizes), config))
+        found = dataclasses.replace(found, config=config, uniform=assign_bits(module, list(found.sizes), config))
         size = None
         for goal in ["uniform", *(["bytes", "bytes and BitOps"] if options.drop is None else [f"drop {options.drop}"])]:
             key = {"model": name, "method": name_of(config), "w_bits": bits, "a_bits": bits,
@@ -78,11 +79,11 @@ def main() -> None:
             if goal == "uniform":
                 small = bitsr.compress(module, config, crops)
             elif options.drop is not None:
-                judged = held_out_pairs(held, scale, JUDGED)
-                small = mixed.compress_within_drop(module, survey, crops, judged, options.drop)
+                judged = held_out_pairs(held, scale, mixed.JUDGED)
+                small = mixed.compress_within_drop(module, found, crops, judged, MaxDrop(options.drop))
             else:
-                budget = mixed.Budget(size, 1.0 if "BitOps" in goal else None)
-                small = mixed.compress_to_budget(module, survey, crops, budget)
+                budget = Budget(size, 1.0 if "BitOps" in goal else None)
+                small = mixed.compress_to_budget(module, found, crops, budget)
             seconds = time.process_time() - start
             bitsr.save(small, path)
             size = size or path.stat().st_size
@@ -91,7 +92,7 @@ def main() -> None:
             figures = {
                 "bytes": path.stat().st_size, "bit_ops": f"{cost(model.program).bit_ops:.0f}",
                 "held_out_drop": f"{lost:.4f}", "cpu_seconds": f"{seconds:.0f}",
-                **errors(module, small, survey, crops, lr),
+                **errors(module, small, found, crops, lr),
             }  # fmt: skip
             for folder in options.data:
                 result = bitsr.evaluate(model, folder, scale)
@@ -104,17 +105,17 @@ def main() -> None:
 
 
 def errors(
-    module: nn.Module, small: nn.Module, survey: mixed.Survey, crops: Sequence[NDArray[np.uint8]],
+    module: nn.Module, small: nn.Module, found: Survey, crops: Sequence[NDArray[np.uint8]],
     held: Sequence[NDArray[np.uint8]],
 ) -> dict[str, str]:  # fmt: skip
     """Of the chosen bits: predicted, measured with nearest rounding, measured with the method."""
-    asked = small.compression["layer_bits"] or survey.uniform  # type: ignore[index]
-    bits = {name: tuple(asked.get(name, (16, 16))) for name in survey.sizes}
+    asked = small.compression["layer_bits"] or found.uniform  # type: ignore[index]
+    bits = {name: tuple(asked.get(name, (16, 16))) for name in found.sizes}
     plain = bitsr.compress(module, dataclasses.replace(Dobi(), layer_bits=bits), crops)
     x = torch.cat(to_batches([middle(p, SIDE) for p in held[:CROPS]], module.descriptor))  # type: ignore[arg-type]
     with torch.no_grad():
-        found = [float((network(x) - module(x)).square().mean()) for network in (plain, small)]
-    figures = {"predicted": survey.total(bits, "error"), "rounded": found[0], "error": found[1]}
+        rounded, error = (float((network(x) - module(x)).square().mean()) for network in (plain, small))
+    figures = {"predicted": found.total(bits, "error"), "rounded": rounded, "error": error}
     return {key: f"{value:.3e}" for key, value in figures.items()}
 
 

@@ -22,9 +22,11 @@ from bitsr.errors import ConfigError, PictureError
 from bitsr.methods.ptq import mixed
 from bitsr.methods.ptq.allocation import LayerSize, Option, best_options, stdout_to_stderr
 from bitsr.methods.ptq.config import Dobi, MinMax
-from bitsr.methods.ptq.mixed import Budget, compress_to_budget, compress_within_drop, layer_sizes, packed_bytes, survey
+from bitsr.methods.ptq.goals import Budget, MaxDrop
+from bitsr.methods.ptq.mixed import compress_to_budget, compress_within_drop, packed_bytes
 from bitsr.methods.ptq.pipeline import begin, to_batches
 from bitsr.methods.ptq.sensitivity import WIDTHS, Replay, sensitivities
+from bitsr.methods.ptq.survey import layer_sizes, survey
 from bitsr.parts.quantizer import AffineQuantizer
 from bitsr.program.counting import count_layers
 from ptq_quick import NETWORKS, distance
@@ -196,13 +198,13 @@ def test_a_drop_is_kept_and_used() -> None:
     ops = {}
     found = survey(module, MinMax(2, 2), pictures, pictures)
     for drop in (0.1, 1.0):
-        small = compress_within_drop(module, found, pictures, pairs, drop)
+        small = compress_within_drop(module, found, pictures, pairs, MaxDrop(drop))
         lost = float(np.mean(full - mixed.scores(small, judged)))
         assert 0.3 * drop < lost <= drop and small.compression["drop_db"] == pytest.approx(lost, abs=1e-3)
         ops[drop] = bit_ops(small)
     assert ops[1.0] < ops[0.1]
     found = dataclasses.replace(found, config=MinMax(6, 8))
-    least = compress_within_drop(module, found, pictures, pairs, 3.0).compression["layer_bits"]
+    least = compress_within_drop(module, found, pictures, pairs, MaxDrop(3.0)).compression["layer_bits"]
     assert min(w for w, _ in least.values()) >= 6 and min(a for _, a in least.values()) >= 8
 
 
@@ -212,9 +214,10 @@ def test_drops_that_cannot_be_kept_are_refused() -> None:
     pictures = [pair.lr for pair in pairs]
     found = survey(module, MinMax(16, 16), pictures, pictures)
     with pytest.raises(ConfigError, match="no choice of bits"):
-        compress_within_drop(module, found, pictures, pairs, 0.1)
-    with pytest.raises(ConfigError, match="above 0"):
-        compress_within_drop(module, found, pictures, pairs, 0.0)
+        compress_within_drop(module, found, pictures, pairs, MaxDrop(0.1))
+    for none in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="above 0"):
+            MaxDrop(none)
 
 
 @pytest.mark.parametrize("drop", [0.01, 0.5, 4.0])
@@ -264,6 +267,9 @@ def test_compress_under_a_budget_and_a_drop(
     size = packed.stat().st_size
     assert main([*words, "--budget", f"{size + 1000}B,100%"]) == 0
     assert packed.stat().st_size <= size + 1000 and "mixed" in capsys.readouterr().out
+    small = bitsr.compress_within(bitsr.load(checkpoint), MinMax(), Budget(size + 1000, 1.0), calib)
+    bitsr.save(small, tmp_path / "python.bitsr")
+    assert (tmp_path / "python.bitsr").read_bytes() == packed.read_bytes()
     assert main([*words, "--max-drop", "0.4", "--bits", "6"]) == 0
     assert "loss on the quarter of the crops" in capsys.readouterr().out
     assert main(["info", str(packed), "--json"]) == 0

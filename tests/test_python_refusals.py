@@ -89,6 +89,17 @@ def test_configs_and_networks() -> None:
         bitsr.compress(broken, MINMAX, [CROP])
 
 
+def test_goals() -> None:
+    module, budget = make("edsr"), bitsr.Budget(bit_ops=0.8)
+    with pytest.raises(ConfigError, match=r"like bitsr.Best\(w_bits=4, a_bits=4\)"):
+        bitsr.compress_within(module, "dobi", budget)
+    for goal in (0.05, "80%", None):
+        with pytest.raises(ConfigError, match=r"bitsr.MaxDrop\(0.05\), got"):
+            bitsr.compress_within(module, MINMAX, goal)
+    with pytest.raises(ConfigError, match="descriptor"):
+        bitsr.compress_within(nn.Conv2d(3, 3, 3), MINMAX, budget)
+
+
 def test_a_module_is_called_eager_everywhere(tmp_path: Path) -> None:
     """`bitsr eval` and `bitsr bench` have the same name for it."""
     folder = write_pictures(tmp_path / "data", ["a.png"], 40, 40)

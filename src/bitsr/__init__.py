@@ -6,8 +6,8 @@
     model = bitsr.open("swinir_x4.bitsr")                    # from here on without torch
     sr = model(lr)                                           # uint8 or float32, HxWx3 -> (scale H)x(scale W)x3
 
-`load`, `compress`, `lower` and `save` need the extra `torch`; everything else runs without it.  Names are imported when
-they are first used: `import bitsr` itself costs nothing.
+`load`, `compress`, `compress_within`, `lower` and `save` need the extra `torch`; everything else runs without it.
+Names are imported when they are first used: `import bitsr` itself costs nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
         SVDQuant,
         TwoDQuant,
     )
-    from bitsr.methods.ptq.mixed import Budget, allocate_bits
+    from bitsr.methods.ptq.goals import Budget, MaxDrop
+    from bitsr.methods.ptq.mixed import allocate_bits, compress_within
     from bitsr.runtime.model import Model, open
 
 __version__ = "0.1.0"
@@ -53,7 +54,7 @@ _HOMES = {
     "BRECQ": "bitsr.methods.ptq.config",
     "Best": "bitsr.methods.ptq.config",
     "BitsrError": "bitsr.errors",
-    "Budget": "bitsr.methods.ptq.mixed",
+    "Budget": "bitsr.methods.ptq.goals",
     "DBDCPac": "bitsr.methods.ptq.config",
     "Descriptor": "bitsr.descriptor",
     "Dobi": "bitsr.methods.ptq.config",
@@ -61,6 +62,7 @@ _HOMES = {
     "GranularDQ": "bitsr.methods.ptq.config",
     "HarmoQ": "bitsr.methods.ptq.config",
     "HarmoQLiteral": "bitsr.methods.ptq.config",
+    "MaxDrop": "bitsr.methods.ptq.goals",
     "MinMax": "bitsr.methods.ptq.config",
     "Model": "bitsr.runtime.model",
     "ModuleUpscaler": "bitsr.archs.upscaler",
@@ -74,6 +76,7 @@ _HOMES = {
     "allocate_bits": "bitsr.methods.ptq.mixed",
     "calibration_crops": "bitsr.data.calibration",
     "compress": "bitsr.methods.compress",
+    "compress_within": "bitsr.methods.ptq.mixed",
     "evaluate": "bitsr.evaluation.evaluate",
     "load": "bitsr.archs.load",
     "lower": "bitsr.lowering.entry",
@@ -94,6 +97,7 @@ __all__ = [
     "GranularDQ",
     "HarmoQ",
     "HarmoQLiteral",
+    "MaxDrop",
     "MinMax",
     "Model",
     "ModuleUpscaler",
@@ -107,6 +111,7 @@ __all__ = [
     "allocate_bits",
     "calibration_crops",
     "compress",
+    "compress_within",
     "evaluate",
     "load",
     "lower",

@@ -11,7 +11,7 @@ from tyro.conf import Positional, UseAppendAction
 
 import bitsr
 from bitsr.cli.console import Flag, UsageError, emit_json, human_bytes, option, print_table, warn, working
-from bitsr.cli.goal import compress_for, parse_goal
+from bitsr.cli.goal import parse_goal
 from bitsr.cli.models import load_checkpoint
 from bitsr.cli.quality import judges_beside, judges_of_choice, measure_quality
 from bitsr.data.calibration import crops_and_rest
@@ -99,7 +99,7 @@ def compress(
             small = bitsr.compress(module, chosen, crops, seed=seed).cpu()
     else:
         with working(f"choosing bits for the layers of {model.name}"):
-            small = compress_for(goal, module, chosen, calib, precision, seed).cpu()
+            small = bitsr.compress_within(module, chosen, goal, calib, precision=precision, seed=seed).cpu()
         judges = judges_of_choice(calib)
     seconds = time.perf_counter() - start
     output.parent.mkdir(parents=True, exist_ok=True)

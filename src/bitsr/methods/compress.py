@@ -21,8 +21,7 @@ def compress(module: nn.Module, config: PTQConfig, images: Sequence[NDArray[np.u
     HxWx3 uint8 RGB. The result computes in simulated low precision; ``bitsr.save`` packs it for integer execution
     if the network can be lowered.
     """
-    if not isinstance(config, PTQConfig):
-        raise ConfigError(f"the config is one like bitsr.Best(w_bits=4, a_bits=4), got {config!r}")
+    check_config(config)
     work = begin(module, images, config, seed)
     for stage in stages_of(config):
         stage(work)
@@ -31,3 +30,9 @@ def compress(module: nn.Module, config: PTQConfig, images: Sequence[NDArray[np.u
     if hasattr(module, "descriptor"):
         compressed.descriptor = module.descriptor
     return compressed
+
+
+def check_config(config: PTQConfig) -> None:
+    """Raises `ConfigError` for anything else."""
+    if not isinstance(config, PTQConfig):
+        raise ConfigError(f"the config is one like bitsr.Best(w_bits=4, a_bits=4), got {config!r}")

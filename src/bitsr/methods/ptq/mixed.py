@@ -1,161 +1,68 @@
 """Mixed precision: bits per layer from measured sensitivities, under a budget or for a loss that is allowed.
 
-Any method rounds to the bits that are chosen.  The model behind the choice is that errors of single layers add up in
-the output; what a file takes and what is lost in dB are measured afterwards, and the choice is repeated if they miss.
+Any method rounds to the bits that are chosen.  What a file takes and what is lost in dB are measured afterwards, and
+the choice is repeated if they miss.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from bitsr.archs.detect import descriptor_of
 from bitsr.archs.upscaler import ModuleUpscaler
 from bitsr.data.benchmark import Pair
+from bitsr.data.calibration import Pictures as HRPictures
+from bitsr.data.calibration import calibration_crops, held_out_pairs, split
 from bitsr.errors import ConfigError
 from bitsr.evaluation.evaluate import psnr_of_pairs
 from bitsr.lowering.entry import save
-from bitsr.methods.compress import compress
-from bitsr.methods.ptq.allocation import LayerSize, Option, best_options
+from bitsr.methods.compress import check_config, compress
 from bitsr.methods.ptq.config import MinMax, PTQConfig
-from bitsr.methods.ptq.pipeline import begin
-from bitsr.methods.ptq.scope import assign_bits
-from bitsr.methods.ptq.sensitivity import WIDTHS, Sensitivity, sensitivities
-from bitsr.parts.layers import QuantLayer, QuantMatMul
+from bitsr.methods.ptq.goals import Budget, Goal, MaxDrop
+from bitsr.methods.ptq.survey import FLOATING, Pictures, Survey, survey
 
-FLOATING = 16
+JUDGED = 48  # held-out crops for a loss; a quarter of them counts
 TRIES = 6
 SLACK = 0.002  # of a budget that was missed: the deflated part of a file varies by itself
 NEAR = 0.75  # of the allowed loss: a choice that uses so much of it is cheap enough
 
-Pictures = Sequence[NDArray[np.uint8]]
-Bits = dict[str, tuple[int, int]]
 
+def compress_within(
+    module: nn.Module, config: PTQConfig, goal: Goal, folder: HRPictures = None, *,
+    precision: Literal["fp16", "fp32"] = "fp16", seed: int = 0,
+) -> nn.Module:  # fmt: skip
+    """A compressed copy of ``module`` whose layers have the bits that meet ``goal``, rounded by the method of
+    ``config``.  What `bitsr compress` does for ``--budget`` and ``--max-drop``.
 
-@dataclass(frozen=True)
-class Budget:
-    """``file_bytes``: of the packed file; ``bit_ops``: relative to those of the config's own bits."""
+    ``goal``: `Budget`, the least error within bytes of the packed file (as saved with ``precision``), BitOps, or both;
+    or `MaxDrop`, the fewest bits that lose at most so many dB of PSNR-Y: none below those of ``config``, and some
+    layers may stay in floating point.  ``config.layer_bits`` stay as they are given.  ``folder``: HR pictures as for
+    `calibration_crops`; every tenth is not calibrated on, but what is lost is measured there (of fewer than 20 all
+    serve for both).  The choice is in ``compression["layer_bits"]`` of the result, and for `MaxDrop` the loss in dB in
+    ``compression["drop_db"]``.
 
-    file_bytes: int | None = None
-    bit_ops: float | None = None
-
-    def __post_init__(self) -> None:
-        limits = [limit for limit in (self.file_bytes, self.bit_ops) if limit is not None]
-        if not limits or min(limits) <= 0:
-            raise ConfigError(f"a budget limits bytes, BitOps or both, above zero; got {self}")
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What is known of every layer in the scope of ``config``, in execution order."""
-
-    config: PTQConfig
-    sensitivities: dict[str, Sensitivity]
-    sizes: dict[str, LayerSize]
-    uniform: Bits
-
-    def option(self, name: str, w_bits: int, a_bits: int) -> Option:
-        size, error = self.sizes[name], self.sensitivities[name].error(w_bits, a_bits)
-        return Option(w_bits, a_bits, error, size.file_bytes(w_bits), size.bit_ops(w_bits, a_bits))
-
-    def options(self, least: tuple[int, int], floating: bool) -> dict[str, list[Option]]:
-        """Every pair of widths from ``least`` on; what the config gives a layer by name is its only option."""
-        w_widths, a_widths = ([*(b for b in WIDTHS if b >= bits), *[FLOATING] * floating] for bits in least)
-        found: dict[str, list[Option]] = {}
-        for name in self.sizes:
-            pairs = [(w, a) for w in w_widths for a in a_widths if a >= FLOATING or w < FLOATING]
-            if self.sensitivities[name].kind == "attention":
-                pairs = [(a, a) for a in a_widths]
-            fixed = self.config.layer_bits.get(name)
-            found[name] = [self.option(name, *bits) for bits in ([fixed] if fixed else pairs)]
-        return found
-
-    def total(self, bits: Bits, quantity: Literal["error", "file_bytes", "bit_ops"]) -> float:
-        """Of all layers; those without bits are in floating point."""
-        return sum(getattr(self.option(n, *bits.get(n, (FLOATING, FLOATING))), quantity) for n in self.sizes)
-
-    def least(self, quantity: Literal["file_bytes", "bit_ops"]) -> float:
-        """Of all layers at the fewest bits they may have."""
-        return sum(
-            min(getattr(option, quantity) for option in several)
-            for several in self.options((2, 2), floating=False).values()
-        )
-
-    def within(self, file_bytes: float | None, bit_ops: float | None) -> PTQConfig:
-        """The config with the bits of least error whose layers take at most so many bytes and BitOps."""
-        limits = []
-        if file_bytes is not None:
-            limits.append((attrgetter("file_bytes"), file_bytes))
-        if bit_ops is not None:
-            limits.append((attrgetter("bit_ops"), bit_ops))
-        return self._with(best_options(self.options((2, 2), floating=False), attrgetter("error"), limits))
-
-    def cheapest(self, error: float) -> PTQConfig:
-        """The config with the bits of least cost, none below its own, whose errors add up to at most ``error``.
-
-        Bytes and BitOps count alike, each relative to W8A8.
-        """
-        eight = dict.fromkeys(self.sizes, (8, 8))
-        total_bytes, total_ops = self.total(eight, "file_bytes"), self.total(eight, "bit_ops")
-
-        def cost(option: Option) -> float:
-            return option.file_bytes / max(total_bytes, 1) + option.bit_ops / total_ops
-
-        options = self.options((self.config.w_bits, self.config.a_bits), floating=True)
-        return self._with(best_options(options, cost, [(attrgetter("error"), error)]))
-
-    def _with(self, chosen: dict[str, Option]) -> PTQConfig:
-        bits = {name: (option.w_bits, option.a_bits) for name, option in chosen.items()}
-        return dataclasses.replace(self.config, layer_bits={**self.config.layer_bits, **bits})
-
-
-# ---- what is known of the layers -----------------------------------------------------------------------------------
-
-
-def survey(module: nn.Module, config: PTQConfig, pictures: Pictures, held: Pictures, seed: int = 0) -> Survey:
-    """Sensitivities measured on ``held``, with bounds from ``pictures`` (LR crops HxWx3 uint8); sizes counted."""
-    sizes = layer_sizes(module, config, pictures)
-    found = sensitivities(module, config, pictures, held, seed=seed)
-    uniform = assign_bits(module, list(sizes), dataclasses.replace(config, layer_bits={}))
-    return Survey(config, found, sizes, uniform)
-
-
-@torch.no_grad()
-def layer_sizes(module: nn.Module, config: PTQConfig, pictures: Pictures) -> dict[str, LayerSize]:
-    """Of every layer in scope, with the multiplications that it does for the first of ``pictures``."""
-    work = begin(module, pictures[:1], dataclasses.replace(config, w_bits=8, a_bits=8, layer_bits={}), 0)
-    macs: dict[str, int] = {}
-    for name, layer in work.layers.items():
-        layer.register_forward_hook(
-            lambda m, inputs, y, n=name: macs.update({n: macs.get(n, 0) + multiplications(m, inputs, y)})
-        )
-    work.student(work.batches[0])
-    found = {}
-    for name, layer in work.layers.items():
-        match layer:
-            case QuantLayer():
-                weights, rows = layer.weight.numel(), len(layer.weight)
-                found[name] = LayerSize(weights, rows, layer.bias is not None, macs[name])
-            case QuantMatMul():
-                found[name] = LayerSize(0, 0, False, macs[name])
-    return found
-
-
-def multiplications(layer: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> int:
-    """Of one pass: each output is a sum over the inputs of its row."""
-    if isinstance(layer, QuantLayer):
-        return y.numel() * layer.weight[0].numel()
-    return y.numel() * inputs[0].shape[-1]
+    Raises `ConfigError` where no choice of bits meets the goal, `PictureError` where no picture is large enough: 64
+    pixels a side after reduction by the network's scale.
+    """
+    check_config(config)
+    if not isinstance(goal, Budget | MaxDrop):
+        raise ConfigError(f"the goal is one like bitsr.Budget(bit_ops=0.8) or bitsr.MaxDrop(0.05), got {goal!r}")
+    scale = descriptor_of(module).scale
+    pictures, held = split(folder)
+    crops = calibration_crops(pictures, scale, seed=seed)
+    pairs = held_out_pairs(held, scale, JUDGED, seed=seed)
+    found = survey(module, config, crops, [pair.lr for pair in pairs], seed)
+    if isinstance(goal, MaxDrop):
+        return compress_within_drop(module, found, crops, pairs, goal, seed=seed)
+    return compress_to_budget(module, found, crops, goal, precision=precision, seed=seed)
 
 
 # ---- under a budget ------------------------------------------------------------------------------------------------
@@ -221,17 +128,16 @@ def packed_bytes(module: nn.Module, precision: Literal["fp16", "fp32"] = "fp16")
 
 
 def compress_within_drop(
-    module: nn.Module, found: Survey, pictures: Pictures, pairs: Sequence[Pair], drop: float, *, seed: int = 0
+    module: nn.Module, found: Survey, pictures: Pictures, pairs: Sequence[Pair], goal: MaxDrop, *, seed: int = 0
 ) -> nn.Module:
-    """The cheapest compressed network that loses at most ``drop`` dB of PSNR-Y against ``module``, in the mean over
+    """The cheapest compressed network that loses at most ``goal.db`` of PSNR-Y against ``module``, in the mean over
     that quarter of ``pairs`` which ``module`` does best: there rounding shows most.
 
     No layer gets fewer bits than ``found.config`` has; some may stay in floating point.  What is lost is measured on
     the compressed network, noted as ``drop_db`` in its ``compression``, and the choice is repeated with the error that
-    was found.  Raises `ConfigError` where nothing can be compressed within ``drop``.
+    was found.  Raises `ConfigError` where nothing can be compressed within the goal.
     """
-    if not drop > 0:
-        raise ConfigError(f"the allowed loss is a number of dB above 0, got {drop}")
+    drop = goal.db
     full = scores(module, pairs)
     best_done = np.argsort(-full)[: math.ceil(len(pairs) / 4)]
     full, pairs = full[best_done], [pairs[i] for i in best_done]
