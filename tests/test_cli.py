@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 
 from bitsr.archs.imdn import IMDN
+from bitsr.cli.compress import compress
 from bitsr.cli.main import COMMANDS, main
+from bitsr.methods.registry import METHODS
 from small_files import picture, write_checkpoint, write_pictures
 from without_torch import run_without_torch
 
@@ -64,6 +66,12 @@ def test_documentation_names_every_option(command: str, capsys: pytest.CaptureFi
     table = "\n".join(line for line in section.splitlines() if line.startswith("| `"))
     documented = set(re.findall(r"`(--[a-z-]+)`", table))
     assert options - {"--debug"} == documented
+
+
+def test_help_names_every_method() -> None:
+    """Of those that can be packed."""
+    (told,) = re.findall(r"method: (.*?); left out: (\w+)", " ".join(str(compress.__doc__).split()))
+    assert {*told[0].split(", "), told[1]} == {name for name, kind in METHODS.items() if not kind().unpackable}
 
 
 @pytest.mark.parametrize(

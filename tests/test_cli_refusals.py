@@ -61,7 +61,10 @@ def test_an_option_without_value_is_no_word(checkpoint: Path, tmp_path: Path) ->
         (["compress", "MODEL", "-o", "OUT", "--max-drop", "inf"], "--max-drop inf"),
         (["compress", "MODEL", "-o", "OUT", "--method", "minmax", "--budget", "1KiB"], "the limit is 1024"),
         (["compress", "MODEL", "-o", "OUT", "--method", "minmax", "--budget", "1%"], "the limit is 1.0%"),
-        (["compress", "MODEL", "-o", "OUT", "--method", "granular-dq"], "--method 2dquant --w-bits 8"),
+        (["compress", "MODEL", "-o", "OUT", "--method", "granular-dq"], "there is no file of it"),
+        (["compress", "MODEL", "-o", "OUT", "--method", "granular-dq", "--bits", "4"], "2dquant with --w-bits 8"),
+        (["compress", "MODEL", "-o", "OUT", "--config", "PHOTOS/granular.yaml"], "--method 2dquant --w-bits 8"),
+        (["compress", "MODEL", "-o", "OUT", "--method", "pams", "--set", "narrow=1"], "leave out narrow=true"),
         (["compress", "MODEL", "-o", "OUT", "--bits", "1"], "bitsr train with method bssr_plus"),
         (["compress", "MODEL", "-o", "OUT", "--config", "none.yaml"], "none.yaml: No such file"),
         (
@@ -77,6 +80,7 @@ def test_options_that_cannot_be(
 ) -> None:
     photos = write_pictures(tmp_path / "photos", ["a.png"], 140, 140)
     (photos / "c.yaml").write_text("method: dobi\nw_bits: four\n")
+    (photos / "granular.yaml").write_text("method: granular-dq\n")
     names = {"MODEL": str(checkpoint), "OUT": str(tmp_path / "out.bitsr"), "PHOTOS": str(photos)}
     words = [re.sub("MODEL|OUT|PHOTOS", lambda found: names[found[0]], word) for word in words]
     assert usage_code(words) in (1, 2)

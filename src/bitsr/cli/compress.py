@@ -20,14 +20,10 @@ from bitsr.errors import ConfigError
 from bitsr.format import SUFFIX, is_packed
 from bitsr.methods.registry import BEST, config_for, load_config, with_overrides
 
-DEFAULT_BITS, FEWEST_BITS, FLOATING = 4, 2, 16
+FEWEST_BITS, FLOATING = 2, 16
 BELOW_BICUBIC = (
     "the packed file is below bicubic: take more bits, the default method with --effort default or max, or --max-drop"
 )
-SIMULATED = {
-    "granular-dq": "granular-dq chooses bits while the network runs, so there is no file of it: measure it from Python "
-    "with bitsr.compress and bitsr.evaluate; with fixed bits it is --method 2dquant --w-bits 8 --a-bits N"
-}
 
 
 def compress(
@@ -84,12 +80,12 @@ def compress(
     if not is_packed(output):
         raise UsageError(f"-o {output}: the name of a packed file ends in {SUFFIX}")
     check_output(output)
-    if method in SIMULATED:
-        raise ConfigError(SIMULATED[method])
     goal = parse_goal(budget, max_drop)
     words = [word for group in options for word in group]
-    default = DEFAULT_BITS if max_drop is None else FEWEST_BITS
-    chosen = choose_config(words, config, method, bits, w_bits, a_bits, scope, effort, default)
+    least = None if max_drop is None else FEWEST_BITS
+    chosen = choose_config(words, config, method, bits, w_bits, a_bits, scope, effort, least)
+    if chosen.unpackable:
+        raise ConfigError(chosen.unpackable)
     module = load_checkpoint(model, device, threads, scale=scale, color=color, input_range=input_range)
     start = time.perf_counter()
     if goal is None:
@@ -135,9 +131,11 @@ def choose_config(
     a_bits: int | None = None,
     scope: str | None = None,
     effort: str | None = None,
-    default_bits: int = DEFAULT_BITS,
+    default_bits: int | None = None,
 ) -> Any:
-    """The method's config from the command line's options, or from a file and `--set` on top of it."""
+    """The method's config from the command line's options, or from a file and `--set` on top of it.
+
+    Where no bits are given they are ``default_bits``, or for None the method's own."""
     overrides = dict(split_word(word) for word in words)
     if effort is not None:
         if "effort" in overrides:

@@ -96,13 +96,19 @@ def parse(value: str, annotation: Any) -> Any:
 
 
 def config_for(
-    method: str | None, w_bits: int = 4, a_bits: int = 4, scope: str = "full", overrides: dict[str, str] | None = None
+    method: str | None,
+    w_bits: int | None = None,
+    a_bits: int | None = None,
+    scope: str = "full",
+    overrides: dict[str, str] | None = None,
 ) -> PTQConfig:
-    """The config of a method; None is the default, the best known one.  ``overrides`` are words as typed."""
+    """The config of a method; None is the default, the best known one, and the method's own bits.  ``overrides`` are
+    words as typed."""
     kind = METHODS.get(method or BEST)
     if kind is None:
         raise ConfigError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    values = {"w_bits": w_bits, "a_bits": a_bits, "scope": scope} | parse_all(overrides or {}, kind, method or BEST)
+    bits = {key: value for key, value in (("w_bits", w_bits), ("a_bits", a_bits)) if value is not None}
+    values = {**bits, "scope": scope} | parse_all(overrides or {}, kind, method or BEST)
     return from_values(kind, values, f"method {method or BEST}")
 
 

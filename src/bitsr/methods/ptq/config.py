@@ -47,6 +47,11 @@ class PTQConfig:
         """Of any weight or activation."""
         return min(self.w_bits, self.a_bits, *(bits for pair in self.layer_bits.values() for bits in pair))
 
+    @property
+    def unpackable(self) -> str | None:
+        """Why no file can be made of any network so compressed, and what can be done instead; None where it can."""
+        return None
+
 
 def check_bits(name: str, bits: int) -> None:
     if bits not in BITS:
@@ -237,6 +242,12 @@ class PAMS(PTQConfig):
     crop: int = 32
     lr: float = 0.05
 
+    @property
+    def unpackable(self) -> str | None:
+        if not self.narrow or self.a_bits >= 16:
+            return None
+        return "PAMS's own grid of 2^b - 1 levels cannot be packed; leave out narrow=true, or measure it from Python"
+
 
 @dataclass(frozen=True)
 class HarmoQ(PTQConfig):
@@ -324,3 +335,10 @@ class GranularDQ(PTQConfig):
                 f"Granular-DQ has weights of 8 bits and chooses those of activations itself, got W{self.w_bits}"
                 f"A{self.a_bits}: give 8 bits (fixed bits are 2dquant with --w-bits 8 --a-bits N)"
             )
+
+    @property
+    def unpackable(self) -> str | None:
+        return (
+            "granular-dq chooses bits while the network runs, so there is no file of it: measure it from Python with "
+            "bitsr.compress and bitsr.evaluate; with fixed bits it is --method 2dquant --w-bits 8 --a-bits N"
+        )
