@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from bitsr.program.steps import PackedWeight, Quantizer
 from engine_programs import program_of
 from random_programs import random_program
 
-GRID = Quantizer(4, -1.0, 0.125)
+GRID, FINE = Quantizer(4, -1.0, 0.125), Quantizer(8, -1.0, 1 / 128)
 
 
 def words(channels: int, height: int, width: int, format: Any, border: int) -> int:
@@ -93,6 +94,36 @@ def test_a_transformer_block_is_one_group() -> None:
         ["fill_border"],
         ["conv2d", "add", "output"],
     ]
+
+
+def gated_block(x: str, name: str, shift: int) -> tuple[list[Any], dict[str, Any]]:
+    """As HAT's: a gated convolution works on the same norm as the attention, which has codes of its own."""
+    made, tensors = block(x, name, shift)
+    norm, qkv, *rest = made
+    conv, more = layer(steps.Conv2d, f"{name}.conv", norm.output, (12, 3, 3, 12), padding=1)
+    made = [
+        norm, conv, steps.GlobalPool(f"{name}.mean", f"{name}.conv", "mean"),
+        steps.Mul(f"{name}.gated", f"{name}.conv", f"{name}.mean"), steps.Affine(f"{name}.less", f"{name}.gated", 0.01),
+        replace(qkv, quantizer=FINE), *rest[:2], steps.Add(f"{name}.sum", rest[1].output, f"{name}.less"),
+        replace(rest[2], b=f"{name}.sum"), *rest[3:],
+    ]  # fmt: skip
+    return made, tensors | more
+
+
+def test_what_is_moved_between_maps_and_windows_is_narrow() -> None:
+    first, tensors = gated_block("input", "a", 0)
+    second, more = gated_block("a", "b", 2)
+    groups = groups_of(program_of(12, *first, *second, **(tensors | more)), 8, 12)
+    windows = [group for group in groups if group.domain.kind == "windows"]
+    assert kinds(windows)[0] == [
+        "gather", "gemm", "attention", "quantize", "gemm", "gather", "multiply", "affine", "add", "gather", "add",
+        *FUSED_BLOCK[8:], "scatter", "layer_norm", "quantize", "scatter", "quantize", "scatter",
+    ]  # fmt: skip
+    for group in windows:
+        read = [op.inputs[0] for op in group.ops if op.kind == "gather"]
+        assert [(x.format, x.channels) for x in read] == [("u8", 12), ("f32", 12), ("f32", 12)]
+    made = [op.output for op in windows[0].ops if op.kind == "scatter"]
+    assert [x.format for x in made if x is not None] == ["f32", "u8", "u8"]
 
 
 def test_a_block_writes_over_the_map_that_it_was_the_last_to_read() -> None:

@@ -332,6 +332,45 @@ def test_overlapping_attention_among_other_steps() -> None:
     compare(program_of(18, *before, *after, **tables), random_map(8, 12, 18))
 
 
+@pytest.mark.parametrize("size", [(8, 12), (7, 13), (4, 4)], ids=str)
+@pytest.mark.parametrize("shift", [0, 1, 2])
+@pytest.mark.parametrize("margin", [None, 0, 2])
+def test_codes_and_gates_move_into_windows(margin: int | None, shift: int, size: tuple[int, int]) -> None:
+    """A block as HAT has them, of pictures that are no whole number of windows; then one with wider windows."""
+    rng = np.random.default_rng(3)
+    tensors: dict[str, Any] = {"s": np.full(36, 1 / 64, np.float32), "one": np.ones(12, np.float32)}
+    tensors |= {"t": random_map(1, 49, 2)[0], "u": random_map(1, (7 + 2 * (margin or 0)) ** 2, 2)[0]}
+    for name, shape in (("c", (36, 12)), ("d", (12, 3, 3, 12))):
+        tensors[name] = rng.integers(0, 16, shape).astype(np.uint8)
+    coarse, fine = Quantizer(4, -2.0, 0.25), Quantizer(8, -2.0, 1 / 64)
+    tensors["s12"] = tensors["s"][:12]
+    made: list[steps.Step] = [
+        steps.Pad("p", "input", 4),
+        steps.LayerNorm("n", "p", "one", "one"),
+        steps.Conv2d("conv", "n", PackedWeight("d", "s12", 4), padding=1, quantizer=coarse),
+        steps.GlobalPool("mean", "conv", "mean"), steps.Mul("gated", "conv", "mean"),
+        steps.Affine("less", "gated", 0.01),
+        steps.Linear("qkv", "n", PackedWeight("c", "s", 4), quantizer=fine),
+        steps.WindowAttention("a", "qkv", "t", 2, 4, shift, 0.4),
+        steps.Add("b", "p", "a"), steps.Add("o", "b", "less"),
+    ]  # fmt: skip
+    if margin is not None:
+        made += [
+            steps.LayerNorm("n2", "o", "one", "one"),
+            steps.Linear("qkv2", "n2", PackedWeight("c", "s", 4), quantizer=fine),
+            steps.OverlappingAttention("a2", "qkv2", "u", 2, 4, margin, 0.4), steps.Add("o2", "o", "a2"),
+        ]  # fmt: skip
+    made += [steps.Crop("y", made[-1].output, "input")]
+    program, x = program_of(12, *made, **tensors), random_map(*size, 12)
+    kinds = [[op.kind for op in group.ops] for group in Engine(program).groups(*size)]
+    assert any("attention" in group and "multiply" in group for group in kinds)
+    fused = Engine(program)(x)
+    np.testing.assert_array_equal(Engine(program, fuse=False)(x, threads=3), fused)
+    # a number next to a tie may get the other code
+    different = np.abs(fused - run(program, x)) > 1e-5 * np.ptp(fused)
+    assert different.any(axis=-1).mean() < 0.05
+
+
 # ---- steps together -------------------------------------------------------------------------------------------------
 
 

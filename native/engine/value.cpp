@@ -15,6 +15,9 @@ void check_common(int channels, std::size_t begin) {
     require(begin <= kMostWords && begin % 16 == 0, "the offset must be a multiple of 16 words");
 }
 
+// A multiple of 16: planes at even multiples of it would compete for the same cache sets.
+std::int64_t uneven(std::int64_t pitch) { return pitch % 32 ? pitch : pitch + 16; }
+
 }  // namespace
 
 Value make_map(int channels, int height, int width, Format format, int border, Word fill, std::size_t begin) {
@@ -24,8 +27,7 @@ Value make_map(int channels, int height, int width, Format format, int border, W
     require(border >= 0 && border <= kMostBorder, "the border must be 0..1024 pixels");
     const int planes = planes_of(channels, format);
     const std::int64_t side = round_up_16(border);
-    std::int64_t pitch = side + round_up_16(width) + side;
-    if (pitch % 32 == 0) pitch += 16;  // planes at even multiples would compete for the same cache sets
+    const std::int64_t pitch = uneven(side + round_up_16(width) + side);
     const std::int64_t row = planes * pitch;
     // The slack lets the last tile's taps read a whole tile.
     const std::int64_t words = (height + 2 * std::int64_t{border}) * row + kTile;
@@ -38,8 +40,8 @@ Value make_local(int channels, int width, Format format, std::size_t begin) {
     check_common(channels, begin);
     require(width >= 1 && width <= kMostPixels, "the width must be 1..1048576 pixels");
     const int planes = planes_of(channels, format);
-    const std::int64_t pitch = round_up_16(width);
-    return {Space::scratch, format, channels, planes, 1, int(pitch), 0, 0, begin, std::size_t(planes * pitch),
+    const std::int64_t words = round_up_16(width), pitch = words > kTile ? uneven(words) : words;
+    return {Space::scratch, format, channels, planes, 1, int(words), 0, 0, begin, std::size_t(planes * pitch),
             std::ptrdiff_t(begin), 0, pitch, 0};
 }
 

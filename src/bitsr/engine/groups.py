@@ -2,7 +2,8 @@
 
 A group has a domain: the tiles that cover it.  Ops of single pixels join the group that makes what they read; an op
 that reads a map around its pixel needs that map complete, hence written by an earlier group.  An attention takes the
-ops of single pixels before it, whose results nobody else needs, into its own group of windows.
+ops of single pixels before it, whose results nobody else needs, into its own group of windows, unless that would only
+make what is read there wider.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bitsr.engine.ops import Graph, Op, Value
+
+NARROWER = {"quantize", "to_bf16", "signs"}  # kinds whose results take less memory than what they read
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ def partition(graph: Graph, scan_channels: int, fuse: bool = True) -> list[Group
     """The ops in groups, in the order of execution, with the ops that move values between maps and windows.  A scan
     works on ``scan_channels`` side by side.  Without ``fuse`` every op of the graph has a group of its own."""
     groups = _Partition(graph, scan_channels, fuse).groups
+    if fuse:
+        groups = _joined(groups)
     needed = crossing(groups)
     return [_staged(group, needed) if group.domain.kind == "windows" else group for group in groups]
 
@@ -68,8 +73,8 @@ def domain_of(op: Op, scan_channels: int) -> Domain:
 
 
 def _fits_windows(op: Op) -> bool:
-    """Ops that see one pixel of values alone (the caller's pictures are no values)."""
-    return not op.elsewhere and op.kind not in ("attention", "input", "output", "moments")
+    """Ops that see one pixel of maps alone (the caller's pictures are none)."""
+    return all(x.size == (1, 1) for x in op.elsewhere) and op.kind not in ("attention", "input", "output", "moments")
 
 
 class _Partition:
@@ -117,7 +122,8 @@ class _Partition:
 
 
 def _claims(graph: Graph) -> dict[Op, list[Op]]:
-    """For each attention the ops, in order, that it takes into its group: their results are read there alone."""
+    """For each attention the ops, in order, that it takes into its group: their results are read there alone.  Where
+    they begin with a narrower format, that is what is read instead."""
     order = {op: i for i, op in enumerate(graph.ops)}
     maker = {op.output: op for op in graph.ops if op.output is not None}
     readers: dict[Value, set[Op]] = defaultdict(set)
@@ -133,8 +139,34 @@ def _claims(graph: Graph) -> dict[Op, list[Op]]:
                 if op not in claimed and _fits_windows(op) and op.size == attention.size and readers[x] <= claimed:
                     claimed.add(op)
                     todo.append(op)
-        claims[attention] = sorted(claimed - {attention}, key=order.__getitem__)
+        first = {op for op in claimed if op.kind in NARROWER and not any(maker[x] in claimed for x in op.inputs)}
+        claims[attention] = sorted(claimed - first - {attention}, key=order.__getitem__)
     return claims
+
+
+def _joined(groups: list[Group]) -> list[Group]:
+    """The groups without those of rows that work on one map for one group of windows alone: it takes their ops, each
+    before its result is first read."""
+    readers: dict[Value, set[int]] = defaultdict(set)
+    makers = {op.output: i for i, group in enumerate(groups) for op in group.ops}
+    for i, group in enumerate(groups):
+        for op in group.ops:
+            for x in op.inputs:
+                readers[x].add(i)
+    for i, group in enumerate(groups):
+        size = group.domain.numbers[:2]
+        fit = all(_fits_windows(op) and op.size == size and op.kind not in NARROWER for op in group.ops)
+        read = {x for op in group.ops for x in op.inputs if makers[x] != i and x not in op.elsewhere}
+        later = set[int]().union(*(readers[op.output] for op in group.ops if op.output is not None)) - {i}
+        if group.domain.kind != "rows" or not fit or len(read) != 1 or len(later) != 1:
+            continue
+        into = groups[later.pop()]
+        if into.domain.kind == "windows" and into.domain.numbers[:2] == size:
+            for op in reversed(group.ops):
+                place = next(n for n, reader in enumerate(into.ops) if op.output in reader.inputs)
+                into.ops.insert(place, op)
+            group.ops.clear()
+    return [group for group in groups if group.ops]
 
 
 def crossing(groups: list[Group]) -> set[Value]:
