@@ -202,6 +202,10 @@ def test_every_picture_is_used_before_one_is_used_twice(tmp_path: Path) -> None:
     assert [int(crop[0, 0, 0]) for crop in crops] == values[:3]
     assert {int(path.stem) for path in rest} == set(range(5)) - set(values[:3])
     assert crops_and_rest(tmp_path, 2, 10, 8)[1] == []
+    for name in ("small", "smaller"):
+        write_picture(tmp_path / f"{name}.png", np.zeros((6, 6, 3), np.uint8))
+    for seed in range(5):
+        assert len({int(crop[0, 0, 0]) for crop in calibration_crops(tmp_path, 2, 5, 8, seed)}) == 5
 
 
 def test_bundled_pictures_are_small_and_accounted_for() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import bitsr
-from bitsr.cli.compress import choose_config
+from bitsr.cli.config import choose_config
 from bitsr.cli.console import human_bytes, option, print_table, working
 from bitsr.cli.models import load_checkpoint
 from bitsr.data.benchmark import crop_to_multiple

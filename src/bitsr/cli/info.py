@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from bitsr.cli.console import Flag, emit_json, human_bytes, option, print_table
-from bitsr.cli.models import is_packed, load_checkpoint, need_file
+from bitsr.cli.models import load_checkpoint, need_file
 from bitsr.descriptor import Descriptor
+from bitsr.format import is_packed, read_program
 from bitsr.program.counting import count_layers, parameters
 
 
@@ -64,8 +65,6 @@ def totals(layers: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
 
 def describe_packed(path: Path) -> dict[str, Any]:
     """The content of a packed file."""
-    from bitsr.format import read_program
-
     program = read_program(path)
     layers = [Layer(c.name, c.kind, c.w_bits, c.a_bits, c.bytes) for c in count_layers(program)]
     return _content(path, "packed", program.descriptor, parameters(program), layers, dict(program.meta))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,16 +46,16 @@ def crops_and_rest(
     paths = paths_of(folder)
     crops: list[NDArray[np.uint8]] = []
     low: dict[Path, NDArray[np.uint8]] = {}
-    order = [paths[i] for i in rng.permutation(len(paths))]
+    turns = deque(paths[i] for i in rng.permutation(len(paths)))
     while len(crops) < count:
-        for path in order[: count - len(crops)]:
-            if path not in low:
-                low[path] = reduced(read_rgb(path), scale, size)
-            if min(low[path].shape[:2]) >= size:
-                crops.append(random_crop(low[path], size, rng))
-        order = [path for path in order if path not in low or min(low[path].shape[:2]) >= size]
-        if not order:
+        if not turns:
             raise PictureError(f"{place(folder)}: no picture is at least {size}x{size}, which calibration crops need")
+        path = turns.popleft()
+        if path not in low:
+            low[path] = reduced(read_rgb(path), scale, size)
+        if min(low[path].shape[:2]) >= size:
+            crops.append(random_crop(low[path], size, rng))
+            turns.append(path)
     return crops, [path for path in paths if path not in low]
 
 
