@@ -16,7 +16,7 @@ import bitsr
 from bitsr.archs.upscaler import ModuleUpscaler
 from bitsr.cli.main import main
 from bitsr.data.benchmark import Pair
-from bitsr.data.calibration import calibration_crops, held_out_pairs, split
+from bitsr.data.calibration import calibration_crops, held_out_pairs, pair_per_picture, split
 from bitsr.data.imresize import imresize
 from bitsr.errors import ConfigError, PictureError
 from bitsr.methods.ptq import mixed
@@ -243,6 +243,19 @@ def test_held_out_pictures(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="at least 128x128"):
         held_out_pairs(few, 2, size=64)
     assert len(calibration_crops(split(few)[0], 2, count=3, size=16)) == 3
+
+
+def test_one_pair_of_each_picture(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "large", ["a.png", "b.png", "c.png"], 80, 96)
+    write_pictures(folder, ["tiny.png"], 62, 96)
+    pairs = pair_per_picture(folder, 2, pixels=3 * 44**2 + 5)
+    assert sorted(pair.name for pair in pairs) == ["a.png", "b.png", "c.png"]
+    for pair in pairs:
+        assert pair.lr.shape == (40, 44, 3) and pair.hr.shape == (80, 88, 3)
+        assert np.array_equal(pair.lr[4:-4, 4:-4], imresize(pair.hr, 1 / 2)[4:-4, 4:-4])
+    assert len(pair_per_picture(folder, 2, count=2)) == 2
+    with pytest.raises(PictureError, match="at least 128x128"):
+        pair_per_picture(folder, 4)
 
 
 # ---- command line --------------------------------------------------------------------------------------------------

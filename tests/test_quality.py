@@ -12,13 +12,13 @@ import torch
 import bitsr
 from bitsr.cli import compress as command
 from bitsr.cli.main import main
-from bitsr.cli.quality import CROPS, Judges, Quality, judges_beside, judges_of_choice, measure_quality
-from bitsr.data.calibration import held_out_pairs
+from bitsr.cli.quality import Judges, Quality, judges_beside, judges_of_choice, measure_quality
+from bitsr.data.calibration import pair_per_picture
 from bitsr.data.imresize import imresize
 from bitsr.evaluation.metrics import psnr_y
 from small_files import write_checkpoint, write_pictures
 
-TOLD = Quality(psnr_y=20.0, fp_psnr_y=30.0, bicubic_psnr_y=25.0, crops=CROPS, pictures="calibrated")
+TOLD = Quality(psnr_y=20.0, fp_psnr_y=30.0, bicubic_psnr_y=25.0, pictures=7, role="calibrated")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_compress_measures_the_file(
     words = ["compress", str(checkpoint), "-o", str(packed), "--method", "minmax", "--calib", str(calib), "--seed", "5"]
     assert main([*words, "--json"]) == 0
     quality = json.loads(capsys.readouterr().out)["quality"]
-    pairs = held_out_pairs(calib, 2, CROPS, seed=5)
+    pairs = pair_per_picture(calib, 2, seed=5)
     upscalers = {
         "psnr_y": bitsr.open(packed),
         "fp_psnr_y": bitsr.ModuleUpscaler(bitsr.load(checkpoint)),
@@ -41,10 +41,10 @@ def test_compress_measures_the_file(
     }
     for key, upscaler in upscalers.items():
         assert quality.pop(key) == pytest.approx(np.mean([psnr_y(upscaler(p.lr), p.hr, 2) for p in pairs])), key
-    assert quality == {"crops": CROPS, "pictures": "calibrated"}
+    assert quality == {"pictures": 2, "role": "calibrated"}
     assert main(words) == 0
     out, err = capsys.readouterr()
-    assert "full precision" in out and f"{CROPS} crops of the pictures that were calibrated on" in out and err == ""
+    assert "full precision" in out and "crops of 2 pictures that were calibrated on" in out and err == ""
 
 
 def test_pictures_to_judge_on(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_pictures_to_judge_on(tmp_path: Path) -> None:
 
 
 def test_where_nothing_can_be_measured(checkpoint: Path, tmp_path: Path) -> None:
-    """Pictures of fewer than 64 LR pixels a side, and networks that do not upscale."""
-    small = Judges(write_pictures(tmp_path / "small", ["a.png"], 100, 100), "calibrated")
+    """Pictures of fewer than 32 LR pixels a side, and networks that do not upscale."""
+    small = Judges(write_pictures(tmp_path / "small", ["a.png"], 60, 60), "calibrated")
     module = bitsr.load(checkpoint)
     assert measure_quality(tmp_path / "not opened", module, small, 0, None) is None
     module.descriptor = bitsr.Descriptor(arch="restores", scale=1)
@@ -81,7 +81,7 @@ def test_a_file_below_the_baseline(calib: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_networks_that_are_below_bicubic_themselves_are_not_blamed() -> None:
     assert TOLD.below_bicubic
-    assert not Quality(20.0, 24.0, 25.0, CROPS, "unseen").below_bicubic
+    assert not Quality(20.0, 24.0, 25.0, 16, "unseen").below_bicubic
 
 
 def test_a_file_below_bicubic_is_a_warning(

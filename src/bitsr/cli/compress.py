@@ -22,7 +22,8 @@ from bitsr.format import SUFFIX, is_packed
 
 FEWEST_BITS, FLOATING = 2, 16
 BELOW_BICUBIC = (
-    "the packed file is below bicubic: take more bits, the default method with --effort default or max, or --max-drop"
+    "the packed file is below bicubic on these pictures: take more bits, the default method with --effort default or "
+    "max, or --max-drop"
 )
 
 

@@ -1,4 +1,4 @@
-"""What `bitsr compress` says about the file it wrote: PSNR on crops of the pictures at hand, beside bicubic."""
+"""What `bitsr compress` says of the file it wrote: PSNR on crops of the pictures at hand, beside bicubic."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, Literal
 import numpy as np
 
 import bitsr
-from bitsr.data.calibration import Pictures, held_out_pairs, split
+from bitsr.data.calibration import Pictures, pair_per_picture, split
 from bitsr.errors import PictureError
 from bitsr.evaluation.evaluate import Bicubic, psnr_of_pairs
 
-CROPS = 16  # of 64x64 LR pixels
+PICTURES = 16  # at most, one crop each
 
 Role = Literal["unseen", "bits chosen", "calibrated"]
 IN_WORDS: dict[Role, str] = {
     "unseen": "pictures that were not calibrated on",
-    "bits chosen": "the pictures on which bits were chosen",
-    "calibrated": "the pictures that were calibrated on",
+    "bits chosen": "pictures on which bits were chosen",
+    "calibrated": "pictures that were calibrated on",
 }
 
 
@@ -33,13 +33,13 @@ class Judges:
 
 @dataclass(frozen=True)
 class Quality:
-    """Means of PSNR-Y in dB over ``crops``: of the packed file, of full precision, and of bicubic."""
+    """Means of PSNR-Y in dB over so many ``pictures``: of the packed file, of full precision, and of bicubic."""
 
     psnr_y: float
     fp_psnr_y: float
     bicubic_psnr_y: float
-    crops: int
-    pictures: Role
+    pictures: int
+    role: Role
 
     @property
     def below_bicubic(self) -> bool:
@@ -50,7 +50,7 @@ class Quality:
     def __str__(self) -> str:
         return (
             f"PSNR-Y: {self.fp_psnr_y:.2f} dB in full precision, {self.psnr_y:.2f} packed, {self.bicubic_psnr_y:.2f} "
-            f"bicubic ({self.crops} crops of {IN_WORDS[self.pictures]})"
+            f"bicubic (crops of {self.pictures} {IN_WORDS[self.role]})"
         )
 
 
@@ -68,16 +68,16 @@ def judges_of_choice(calib: Path | None) -> Judges:
 def measure_quality(packed: Path, module: Any, judges: Judges, seed: int, threads: int | None) -> Quality | None:
     """Of the file as it runs here, and of the ``module`` it was made from.
 
-    None where there is nothing to measure: no picture is large enough for a crop, or the network does not upscale.
+    None where there is nothing to measure: all pictures are tiny, or the network does not upscale.
     """
     scale = module.descriptor.scale
     if scale == 1:
         return None
     try:
-        pairs = held_out_pairs(judges.pictures, scale, CROPS, seed=seed)
+        pairs = pair_per_picture(judges.pictures, scale, PICTURES, seed=seed)
     except PictureError:
         return None
     device = next(module.parameters()).device
     upscalers = (bitsr.open(packed, threads=threads), bitsr.ModuleUpscaler(module, device), Bicubic(scale))
     packed_psnr, full, bicubic = (float(np.mean(psnr_of_pairs(upscaler, pairs, scale))) for upscaler in upscalers)
-    return Quality(packed_psnr, full, bicubic, CROPS, judges.role)
+    return Quality(packed_psnr, full, bicubic, len(pairs), judges.role)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from bitsr.errors import ConfigError, PictureError
 
 BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "calibration"
 HOLD_OUT = 10  # every so many pictures one is held out, where there are twice as many
+LEAST, MOST = 32, 160  # LR pixels a side: of a picture to judge on, and of the crop of it
 
 Pictures = str | Path | Sequence[Path] | None
 
@@ -68,18 +70,38 @@ def held_out_pairs(folder: Pictures, scale: int, count: int = 16, size: int = 64
     """
     check_numbers(scale=scale, count=count, size=size)
     rng = generator(seed, 1)
+    whole = whole_pairs(folder, scale, count, size, rng)
+    return [random_pair(whole[n % len(whole)], size, scale, rng) for n in range(count)]
+
+
+def pair_per_picture(folder: Pictures, scale: int, count: int = 16, pixels: int = 150_000, seed: int = 0) -> list[Pair]:
+    """Pairs as of `held_out_pairs`, but one of each picture, at most ``count``, and as large as the pictures, a side
+    of 160 and ``pixels``, the LR pixels of all together, allow: for means as over a benchmark, where many small crops
+    would count every patch of sky as a picture.
+
+    Pictures below 32 LR pixels a side are left out.  Raises `PictureError` if there is no other.
+    """
+    check_numbers(scale=scale, count=count, pixels=pixels)
+    rng = generator(seed, 1)
+    whole = whole_pairs(folder, scale, count, LEAST, rng)
+    size = min(max(LEAST, math.isqrt(pixels // len(whole))), MOST)
+    return [random_pair(pair, size, scale, rng) for pair in whole]
+
+
+def whole_pairs(folder: Pictures, scale: int, count: int, least: int, rng: np.random.Generator) -> list[Pair]:
+    """Whole pictures in random order, at most ``count``, of at least ``least`` LR pixels a side."""
     paths = paths_of(folder)
     whole: list[Pair] = []
     for i in rng.permutation(len(paths)):
         hr = crop_to_multiple(read_rgb(paths[i]), scale)
-        if min(hr.shape[:2]) >= size * scale:
+        if min(hr.shape[:2]) >= least * scale:
             whole.append(Pair(paths[i].name, imresize(hr, 1 / scale), hr))
         if len(whole) == count:
             break
     if not whole:
-        side = size * scale
+        side = least * scale
         raise PictureError(f"{place(folder)}: no picture is at least {side}x{side}, which held-out crops need")
-    return [random_pair(whole[n % len(whole)], size, scale, rng) for n in range(count)]
+    return whole
 
 
 def check_numbers(**numbers: int) -> None:
@@ -122,10 +144,12 @@ def place(folder: Pictures) -> str:
 
 
 def random_pair(pair: Pair, size: int, scale: int, rng: np.random.Generator) -> Pair:
-    """The same random place of both pictures."""
-    y, x = (int(rng.integers(length - size + 1)) for length in pair.lr.shape[:2])
-    lr = pair.lr[y : y + size, x : x + size]
-    hr = pair.hr[y * scale : (y + size) * scale, x * scale : (x + size) * scale]
+    """The same random place of both pictures, ``size`` LR pixels a side or what there is."""
+    sides = [min(size, length) for length in pair.lr.shape[:2]]
+    y, x = (int(rng.integers(length - side + 1)) for length, side in zip(pair.lr.shape, sides, strict=False))
+    height, width = sides
+    lr = pair.lr[y : y + height, x : x + width]
+    hr = pair.hr[y * scale : (y + height) * scale, x * scale : (x + width) * scale]
     return Pair(pair.name, np.ascontiguousarray(lr), np.ascontiguousarray(hr))
 
 
