@@ -48,7 +48,7 @@ def main() -> None:
             "eval packed (NumPy)": ["eval", packed, *data, "--backend", "reference"],
         }  # fmt: skip
         with options.out.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
+            writer = csv.writer(file, lineterminator="\n")
             if not file.tell():
                 writer.writerow(["model", "command", "data", "threads", "wall_s", "cpu_s", "peak_rss_mib"])
             for name, words in commands.items():

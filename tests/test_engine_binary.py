@@ -121,7 +121,7 @@ def test_steps_with_one_threshold_share_their_signs() -> None:
 
 
 def test_signs_inside_windows() -> None:
-    """qkv and proj of an attention run on its window's tile."""
+    """qkv and proj of an attention run on its window's tile; qkv's inputs are moved into the window as signs."""
     weight, tensors = tensors_of(36, (), "small groups")
     table = np.random.default_rng(0).normal(0, 1, (49, 2)).astype(np.float32)
     narrow = BinaryWeight("w2", "s2", (12,), 2, 4)
@@ -136,8 +136,13 @@ def test_signs_inside_windows() -> None:
         "s2": np.ones((8, 1), np.float32), "t2": rng.normal(0, 0.2, 12).astype(np.float32),
     }  # fmt: skip
     program = program_of(20, *made, **tensors)
-    (group,) = [g for g in Engine(program).groups(8, 12) if g.domain.kind == "windows"]
-    assert [op.kind for op in group.ops if op.kind in ("signs", "binary")] == ["signs", "binary"] * 2
+    groups = Engine(program).groups(8, 12)
+    (window,) = [n for n, group in enumerate(groups) if group.domain.kind == "windows"]
+    before, inside = (
+        [op.kind for group in part for op in group.ops] for part in (groups[:window], groups[window : window + 1])
+    )
+    assert [kind for kind in before if kind in ("signs", "binary")] == ["signs"]
+    assert [kind for kind in inside if kind in ("signs", "binary")] == ["binary", "signs", "binary"]
     x = random_map(8, 12, 20)
     expected, ours = run(program, x), Engine(program)(x)
     assert np.mean(np.abs(ours - expected) > 1e-4) < 0.01  # values on a threshold may fall on its other side
