@@ -31,3 +31,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from small_files import write_checkpoint  # needs torch, which not every test has
 
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", scale=2)
+
+
+@pytest.fixture(scope="module")
+def calib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two HR pictures, large enough to calibrate on and to judge on."""
+    from small_files import write_pictures
+
+    return write_pictures(tmp_path_factory.mktemp("calib") / "two", ["a.png", "b.png"], 160, 160)

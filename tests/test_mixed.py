@@ -30,7 +30,7 @@ from bitsr.methods.ptq.survey import layer_sizes, survey
 from bitsr.parts.quantizer import AffineQuantizer
 from bitsr.program.counting import count_layers
 from ptq_quick import NETWORKS, distance
-from small_files import write_checkpoint, write_pictures
+from small_files import write_pictures
 from tiny import make
 
 Pictures = list[np.ndarray]
@@ -259,16 +259,6 @@ def test_one_pair_of_each_picture(tmp_path: Path) -> None:
 
 
 # ---- command line --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", scale=2)
-
-
-@pytest.fixture(scope="module")
-def calib(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("calib") / "two", ["a.png", "b.png"], 160, 160)
 
 
 def test_compress_under_a_budget_and_a_drop(

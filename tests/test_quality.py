@@ -21,11 +21,6 @@ from small_files import write_checkpoint, write_pictures
 TOLD = Quality(psnr_y=20.0, fp_psnr_y=30.0, bicubic_psnr_y=25.0, pictures=7, role="calibrated")
 
 
-@pytest.fixture(scope="module")
-def calib(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("calib") / "two", ["a.png", "b.png"], 140, 160)
-
-
 def test_compress_measures_the_file(
     checkpoint: Path, calib: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

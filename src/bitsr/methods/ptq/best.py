@@ -99,7 +99,7 @@ def learn(effort: Effort, rate: float) -> Stage:
         rates += all_rates(work, HarmoQ.distill_lr)
         transformer = any(isinstance(module, nn.Linear) for module in work.teacher.modules())
         steps, batch = (effort.learn_steps, 2) if transformer else (effort.conv_steps, 4)
-        pool = min(POOL, max(1, steps * batch // 2))  # a crop twice: its full-precision output takes half a step
+        pool = min(POOL, steps * batch // 2)  # a crop twice: its full-precision output takes half a step
         train(work, rates, rms_loss, steps=steps, batch=batch, crop=HarmoQ.distill_crop, pool=pool)
 
     return stage
