@@ -21,10 +21,11 @@ from bitsr.data.imresize import imresize
 from bitsr.errors import ConfigError, PictureError
 from bitsr.methods.ptq import mixed
 from bitsr.methods.ptq.allocation import LayerSize, Option, best_options, stdout_to_stderr
+from bitsr.methods.ptq.bounds import both_ends
 from bitsr.methods.ptq.config import Dobi, MinMax
 from bitsr.methods.ptq.goals import Budget, MaxDrop
 from bitsr.methods.ptq.mixed import compress_to_budget, compress_within_drop, packed_bytes
-from bitsr.methods.ptq.pipeline import begin, to_batches
+from bitsr.methods.ptq.pipeline import begin, finish, simple_stages, to_batches
 from bitsr.methods.ptq.sensitivity import WIDTHS, Replay, sensitivities
 from bitsr.methods.ptq.survey import layer_sizes, survey
 from bitsr.parts.quantizer import AffineQuantizer
@@ -53,8 +54,11 @@ def test_a_layer_alone_costs_what_compressing_it_alone_does(name: str, pictures:
             if not measured:
                 continue
             bits = dict.fromkeys(layers, (32, 32)) | {layer: (w_bits, a_bits)}
-            small = bitsr.compress(module, Dobi(layer_bits=bits, candidates=40), pictures)
-            assert measured[min(w_bits, a_bits)] == pytest.approx(distance(small, module, x), rel=0.35), layer
+            work = begin(module, pictures, MinMax(layer_bits=bits), 0)
+            for stage in simple_stages(both_ends, both_ends):
+                stage(work)
+            found_alone = distance(finish(work), module, x)
+            assert measured[min(w_bits, a_bits)] == pytest.approx(found_alone, rel=0.35), layer
     kinds = {alone.kind for alone in found.values()}
     assert kinds == ({"convolution"} if name == "edsr" else {"convolution", "linear", "attention"})
 

@@ -19,8 +19,8 @@ from bitsr.archs.upscaler import ModuleUpscaler
 from bitsr.data.benchmark import Pair
 from bitsr.evaluation.metrics import psnr_y, ssim_y
 from bitsr.methods.compress import compress
-from bitsr.methods.ptq.bounds import activation_bounds
 from bitsr.methods.ptq.config import Dobi, HarmoQ, MinMax
+from bitsr.methods.ptq.harmoq import bounds
 from bitsr.methods.ptq.pipeline import (
     Seen,
     apply_weight,
@@ -190,7 +190,7 @@ def layer_corrections(
         if layer.quantizer is not None:
             found.append(Correction(bits, names[layer], *_size_and_effect(layer, seen, HarmoQ.ridge)))
 
-    steps = [set_bounds(activation_bounds), watch, unquantize]
+    steps = [set_bounds(bounds), watch, unquantize]
     layerwise(steps, leave_operands, HarmoQ.groups, HarmoQ.samples)(work)
     return found
 

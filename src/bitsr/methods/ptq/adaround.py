@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bitsr.methods.ptq.bounds import Search, activation_bounds, shrunk
+from bitsr.methods.ptq.bounds import Search, both_ends, shrunk
 from bitsr.methods.ptq.config import AdaRound
 from bitsr.methods.ptq.pipeline import (
     LayerStep,
@@ -87,8 +87,8 @@ def reconstruct_layer(steps: int, batch: int, lr: float, weight: float) -> Layer
 
 def stages(config: AdaRound) -> list[Stage]:
     steps = [
-        set_bounds(activation_bounds),
+        set_bounds(both_ends),
         learn_rounding(partial(shrunk, power=2.0)),
         reconstruct_layer(config.steps, config.batch, config.lr, config.regularization),
     ]
-    return [layerwise(steps, bound_operands(activation_bounds), config.groups, config.samples)]
+    return [layerwise(steps, bound_operands(both_ends), config.groups, config.samples)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from bitsr.methods.ptq.bounds import activation_bounds
+from bitsr.methods.ptq.bounds import both_ends
 from bitsr.methods.ptq.config import Best, HarmoQ
 from bitsr.methods.ptq.distill import Rates, all_rates, rms_loss, step_of, train
 from bitsr.methods.ptq.gptq import round_with_gptq
@@ -117,11 +117,11 @@ def effort_of(config: Best) -> Effort:
 
 def stages(config: Best) -> list[Stage]:
     effort = effort_of(config)
-    steps: list[LayerStep] = [set_bounds(activation_bounds)]
+    steps: list[LayerStep] = [set_bounds(both_ends)]
     if config.rank:
         steps.append(branch_off(config.rank, weighted=True))
     steps += [correct(HarmoQ.ridge), round_with_gptq(HarmoQ.damping), refine_bounds(effort.abr_steps), correct_bias]
-    whole = [smooth, layerwise(steps, bound_operands(activation_bounds), effort.groups, effort.samples)]
+    whole = [smooth, layerwise(steps, bound_operands(both_ends), effort.groups, effort.samples)]
     if config.row_scale:
         whole.insert(0, scale_rows)
     if effort.learn_steps and config.fewest_bits < SYMMETRIC_FROM:  # nothing is left to gain at 8 bit

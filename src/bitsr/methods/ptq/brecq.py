@@ -9,7 +9,7 @@ affine.
 from __future__ import annotations
 
 from bitsr.methods.ptq.adaround import learn_rounding
-from bitsr.methods.ptq.bounds import activation_bounds, shrunk
+from bitsr.methods.ptq.bounds import both_ends, shrunk
 from bitsr.methods.ptq.config import BRECQ
 from bitsr.methods.ptq.distill import Rates, step_of
 from bitsr.methods.ptq.pipeline import Stage, Work, bound_operands, layerwise, set_bounds
@@ -48,9 +48,7 @@ def fit_block(unit: Unit, work: Work) -> None:
 
 def prepare(samples: int) -> Stage:
     """Bounds of activations, and weights on their grids with the rounding to be learned."""
-    return layerwise(
-        [set_bounds(activation_bounds), learn_rounding(shrunk)], bound_operands(activation_bounds), samples=samples
-    )
+    return layerwise([set_bounds(both_ends), learn_rounding(shrunk)], bound_operands(both_ends), samples=samples)
 
 
 def stages(config: BRECQ) -> list[Stage]:

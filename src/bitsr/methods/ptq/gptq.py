@@ -8,12 +8,13 @@ the same step with the covariance (means go to the bias) and a refit of scale an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from bitsr.methods.ptq.bounds import activation_bounds, dobi, round_to_grid
+from bitsr.methods.ptq.bounds import Bounds, both_ends, round_to_grid
 from bitsr.methods.ptq.config import GPTQ
 from bitsr.methods.ptq.pipeline import (
     SYMMETRIC_FROM,
@@ -81,11 +82,16 @@ def refit(
     return scale.float(), mid.float()
 
 
-def round_with_gptq(damping: float, centre: bool = True, refitted: bool = True) -> LayerStep:
+RowSearch = Callable[..., Bounds]  # with a keyword ``weight`` of the columns
+
+
+def round_with_gptq(
+    damping: float, centre: bool = True, refitted: bool = True, search: RowSearch = both_ends
+) -> LayerStep:
     """GPTQ towards the layer's weights on the quantized input.
 
     ``centre``: under the covariance, which leaves means to a bias correction, not the second moment.  ``refitted``:
-    scale and offset are fitted again once the codes are known.
+    scale and offset are fitted again once the codes are known.  ``search``: of each row's first grid.
     """
 
     def step(layer: QuantLayer, seen: Seen) -> None:
@@ -101,7 +107,7 @@ def round_with_gptq(damping: float, centre: bool = True, refitted: bool = True) 
             x = inputs[:, columns].double()
             damped = x.T @ x / len(x)
             damped.diagonal().add_(damping * damped.diagonal().mean())
-            lower, size = row_grid(flat[rows], layer.w_bits, partial(dobi, weight=damped.diagonal().float()))
+            lower, size = row_grid(flat[rows], layer.w_bits, partial(search, weight=damped.diagonal().float()))
             codes[rows] = gptq(flat[rows], damped, lower, size, layer.w_bits, 0.0)
             scale[rows], middle = size.flatten(), (lower + 2 ** (layer.w_bits - 1) * size).flatten()
             if refitted:
@@ -115,5 +121,5 @@ def round_with_gptq(damping: float, centre: bool = True, refitted: bool = True) 
 
 def stages(config: GPTQ) -> list[Stage]:
     rounding = round_with_gptq(config.damping, centre=False, refitted=False)
-    steps, operands = [set_bounds(activation_bounds), rounding], bound_operands(activation_bounds)
+    steps, operands = [set_bounds(both_ends), rounding], bound_operands(both_ends)
     return [layerwise(steps, operands, config.groups, config.samples)]

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitsr.methods.ptq.bounds import activation_bounds, minmax
+from bitsr.methods.ptq.bounds import both_ends, minmax
 from bitsr.methods.ptq.config import GranularDQ
 from bitsr.methods.ptq.distill import step_of, train
 from bitsr.methods.ptq.pipeline import LayerStep, Seen, Stage, Work, layerwise, needs_integer_zero, round_to_nearest
@@ -158,7 +158,7 @@ def switched_bounds(layer: QuantLayer, seen: Seen) -> None:
     values = torch.cat([seen.x.flatten()[:: max(1, seen.x.numel() // 2**16)], seen.extremes.flatten()])
     choices = {}
     for bits in sorted({*GATE_BITS, *ENTROPY_BITS}):
-        lower, upper = activation_bounds(values, bits)
+        lower, upper = both_ends(values, bits)
         choices[bits] = AffineQuantizer(bits, lower.squeeze(), upper.squeeze(), needs_integer_zero(layer))
     layer.quantizer = SwitchedQuantizer(choices)
 

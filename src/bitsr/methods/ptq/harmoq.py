@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bitsr.methods.ptq.bounds import activation_bounds, dobi, round_to_grid
+from bitsr.methods.ptq.bounds import Bounds, dobi, minmax, one_sided, round_to_grid
 from bitsr.methods.ptq.config import HarmoQ
 from bitsr.methods.ptq.distill import distill
 from bitsr.methods.ptq.gptq import round_with_gptq
@@ -43,6 +43,19 @@ from bitsr.parts.layers import QuantLayer
 from bitsr.parts.quantizer import AffineQuantizer
 
 TILES = 64  # of 8x8 positions, for the spatial readings of SRC
+
+HEADROOM = 0.1  # of the calibration range, on each side
+
+
+def bounds(v: Tensor, bits: int) -> Bounds:
+    """DOBI below 8 bit.  From 8 bit on the whole calibration range, and headroom for the extremes of other pictures
+    (above only, where the tensor is one-sided), which is better than DOBI there."""
+    if bits < 8:
+        return dobi(v, bits)
+    low, high = minmax(v)
+    room = HEADROOM * (high - low)
+    return (low if one_sided(v) else low - room), high + room
+
 
 # ---- HSO -----------------------------------------------------------------------------------------------------------
 
@@ -173,10 +186,10 @@ def refine_bounds(
 
 
 def stages(config: HarmoQ) -> list[Stage]:
-    steps: list[LayerStep] = [set_bounds(activation_bounds)]
+    steps: list[LayerStep] = [set_bounds(bounds)]
     if config.src != "none":
         steps.append(correct(config.ridge, config.src))
-    steps.append(round_with_gptq(config.damping) if config.rounding == "gptq" else round_to_nearest(dobi))
+    steps.append(round_with_gptq(config.damping, search=dobi) if config.rounding == "gptq" else round_to_nearest(dobi))
     if config.abr_steps:
         steps.append(refine_bounds(config.abr_steps, config.abr_loss))
     if config.bias_correction:
@@ -185,7 +198,7 @@ def stages(config: HarmoQ) -> list[Stage]:
     whole.append(
         layerwise(
             steps,
-            bound_operands(activation_bounds),
+            bound_operands(bounds),
             config.groups,
             config.samples,
             TILES if config.src in SPATIAL else 0,

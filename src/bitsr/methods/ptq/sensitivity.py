@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bitsr.methods.ptq.bounds import Bounds, activation_bounds, dobi
+from bitsr.methods.ptq.bounds import both_ends
 from bitsr.methods.ptq.config import PTQConfig
 from bitsr.methods.ptq.distill import features_of
 from bitsr.methods.ptq.pipeline import (
@@ -58,11 +58,6 @@ def kind_of(layer: QuantLayer | QuantMatMul) -> Kind:
     return "convolution" if isinstance(layer, QuantConv2d) else "linear"
 
 
-def search(v: Tensor, bits: int) -> Bounds:
-    """As the methods bound activations, with fewer candidates."""
-    return dobi(v, bits, candidates=40) if bits < 8 else activation_bounds(v, bits)
-
-
 @torch.no_grad()
 def sensitivities(
     module: nn.Module,
@@ -97,7 +92,7 @@ def of_product(
     errors = {}
     for bits in widths:
         layer.a_bits = bits
-        bound_operands(search)(layer, operands)
+        bound_operands(both_ends)(layer, operands)
         errors[bits] = network.error()
     layer.quantizer_a = layer.quantizer_b = None
     return errors
@@ -110,10 +105,10 @@ def of_layer(
     weights, activations = {}, {}
     for bits in widths:
         layer.w_bits = layer.a_bits = bits
-        round_to_nearest(search)(layer, seen)
+        round_to_nearest(both_ends)(layer, seen)
         weights[bits] = network.error()
         layer.decided = None
-        set_bounds(search)(layer, seen)
+        set_bounds(both_ends)(layer, seen)
         activations[bits] = network.error()
         layer.quantizer = None
     return Sensitivity(kind_of(layer), weights, activations)

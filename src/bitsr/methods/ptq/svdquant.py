@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitsr.methods.ptq.bounds import activation_bounds
+from bitsr.methods.ptq.bounds import both_ends
 from bitsr.methods.ptq.config import SVDQuant
 from bitsr.methods.ptq.gptq import round_with_gptq
 from bitsr.methods.ptq.pipeline import (
@@ -82,10 +82,10 @@ def branch_off(rank: int, weighted: bool) -> LayerStep:
 
 def stages(config: SVDQuant) -> list[Stage]:
     steps: list[LayerStep] = [
-        set_bounds(activation_bounds),
+        set_bounds(both_ends),
         branch_off(config.rank, config.weighted),
         round_with_gptq(config.damping),
         correct_bias,
     ]
     smoothing = migrate(config.strength, unfolded=True, samples=config.samples)
-    return [smoothing, layerwise(steps, bound_operands(activation_bounds), config.groups, config.samples)]
+    return [smoothing, layerwise(steps, bound_operands(both_ends), config.groups, config.samples)]
