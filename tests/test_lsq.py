@@ -119,12 +119,21 @@ def test_latent_weights_round_to_the_decided_codes():
 # ---- the method ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, bits", [("swinir light x4", (4, 4)), ("imdn", (8, 8)), ("rfdn", (3, 32))])
-def test_starts_as_post_training_quantization_left_it(name, bits):
+@pytest.mark.parametrize(
+    "name, bits, start",
+    [
+        ("swinir light x4", (4, 4), "best"),
+        ("imdn", (8, 8), "dobi"),
+        ("rfdn", (3, 32), "dobi"),
+        ("rfdn", (2, 4), "best"),
+    ],
+)
+def test_starts_as_post_training_quantization_left_it(name, bits, start):
     model = make(name)
-    lsq = method(w_bits=bits[0], a_bits=bits[1])
+    lsq = method(w_bits=bits[0], a_bits=bits[1], start=start)
     student = lsq.prepare(model)
-    reference = bitsr.compress(model, bitsr.Dobi(*bits), CROPS)
+    config = bitsr.Best(*bits, learn_steps=0) if start == "best" else bitsr.Dobi(*bits)
+    reference = bitsr.compress(model, config, CROPS)
     x = torch.rand(1, 3, 17, 19)
     with torch.no_grad():
         expected = reference(x)
@@ -190,7 +199,9 @@ class QuickHarmoQ(HarmoQ):
     distill_steps: int = 2
 
 
-@pytest.mark.parametrize("name,bits,start", [("swinir light x4", 4, "harmoq"), ("imdn", 8, "minmax")])
+@pytest.mark.parametrize(
+    "name,bits,start", [("swinir light x4", 4, "harmoq"), ("imdn", 8, "minmax"), ("swinir light x4", 3, "best")]
+)
 def test_a_resumed_run_is_not_calibrated_again(name, bits, start, tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "harmoq", QuickHarmoQ)
     folder = write_pictures(tmp_path / "pictures", [f"{i}.png" for i in range(4)])

@@ -150,6 +150,15 @@ def test_both_ends_near_the_least_error_of_all_pairs():
     assert float(rounding_error(v, 3, both_ends(v, 3))) <= 1.02 * least
 
 
+def test_both_ends_of_an_attention_map_keep_zero():
+    map_ = torch.rand(5000, generator=torch.Generator().manual_seed(0)) ** 6
+    map_[0] = 0
+    lower, upper = both_ends(map_, 3)
+    assert lower == 0 and 0 < upper < map_.max()
+    error = rounding_error(map_, 3, (lower, upper))
+    assert error <= 1.02 * rounding_error(map_, 3, dobi(map_, 3))
+
+
 def test_both_ends_of_weighted_and_constant_rows():
     v = torch.tensor([[-9.0, 0.0, 1.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0, 5.0]])
     lower, upper = both_ends(v, 2, weight=torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0]))

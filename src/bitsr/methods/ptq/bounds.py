@@ -82,20 +82,23 @@ def condensed(v: Tensor) -> Bounds:
 
 
 def both_ends(v: Tensor, bits: int, weight: Tensor | None = None) -> Bounds:
-    """The pair of bounds with the least squared error along the last axis, each end free.
+    """The pair of bounds with the least squared error along the last axis, each end free; but a tensor without
+    negative elements keeps its minimum, as products with attention maps sum many weights near zero.
 
     DOBI moves both ends alike, so a range with a long tail on one side keeps the tail or loses the other side (inputs
     of RFDN's `c.0`: -82..6 where -19..7 is best).  Here `COARSE` places of each end are tried, and then, `ROUNDS`
     times, `FINE` places of each around the best pair so far, the distances halved.  A single tensor is searched as
     the histogram it makes.  ``weight`` as in `dobi`.
     """
+    low, high = minmax(v)
+    from_below = v.ndim == 1 and bool(low >= 0)
     if v.ndim == 1 and weight is None:
         v, weight = condensed(v)
-    low, high = minmax(v)
     levels = 2**bits - 1
     best_error = torch.full_like(low, torch.inf)
     lower, upper = low.clone(), high.clone()
-    bottoms = tops = [low + (high - low) * i / (COARSE - 1) for i in range(COARSE)]
+    tops = [low + (high - low) * i / (COARSE - 1) for i in range(COARSE)]
+    bottoms = [low] if from_below else tops
     reach = 1.5 * (high - low) / (COARSE - 1)
     for _ in range(1 + ROUNDS):
         for bottom, top in itertools.product(bottoms, tops):
@@ -109,7 +112,8 @@ def both_ends(v: Tensor, bits: int, weight: Tensor | None = None) -> Bounds:
             best_error = torch.where(better, error, best_error)
             lower, upper = torch.where(better, bottom, lower), torch.where(better, top, upper)
         offsets = [reach * (2 * i / (FINE - 1) - 1) for i in range(FINE)]
-        bottoms, tops = ([(end + offset).clamp(low, high) for offset in offsets] for end in (lower, upper))
+        tops = [(upper + offset).clamp(low, high) for offset in offsets]
+        bottoms = [low] if from_below else [(lower + offset).clamp(low, high) for offset in offsets]
         reach = reach / 2
     return lower, upper
 

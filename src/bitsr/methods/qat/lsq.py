@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitsr.methods.ptq.config import PTQConfig
+from bitsr.methods.ptq.best import scale_rows
+from bitsr.methods.ptq.config import Best, PTQConfig
 from bitsr.methods.ptq.pipeline import begin, needs_integer_zero
 from bitsr.methods.qat.config import LSQ
 from bitsr.methods.registry import METHODS, stages_of
@@ -133,7 +134,8 @@ class LearnedSteps(FullPrecision):
     @property
     def start(self) -> PTQConfig:
         """The post-training method that gives the bounds to start from."""
-        return METHODS[self.config.start](self.config.w_bits, self.config.a_bits, self.config.scope)
+        bits = (self.config.w_bits, self.config.a_bits, self.config.scope)
+        return Best(*bits, learn_steps=0) if self.config.start == "best" else METHODS[self.config.start](*bits)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         config, start = self.config, self.start
@@ -152,6 +154,8 @@ class LearnedSteps(FullPrecision):
 
     def rebuild(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         work = begin(model, self.crops(1, self.config.calibration_size), self.start, self.seed)
+        if isinstance(self.start, Best):
+            scale_rows(work)
         for name, layer in work.layers.items():
             equip(layer, parts_of(state, f"{name}."))
         work.student.load_state_dict(state)
