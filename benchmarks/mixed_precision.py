@@ -46,7 +46,7 @@ FIELDS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="NAME=CHECKPOINT")
-    parser.add_argument("--method", default="harmoq")
+    parser.add_argument("--method", default="best")
     parser.add_argument("--bits", nargs="+", type=int, default=[4, 3])
     parser.add_argument("--drop", type=float, help="instead of the uniform file's size and BitOps")
     parser.add_argument("--data", nargs="+", type=Path, required=True)

@@ -1,10 +1,10 @@
 """The default of bitsr: the stages that gain most, from several papers, under one budget.
 
-Attention maps get a scale per query.  Input channels are smoothed and shifted (HarmoQ's HSO per channel), weights
-corrected on the quantized input (SRC) and rounded with GPTQ, bounds refined layer by layer (ABR), biases corrected.
-Then weights, their grids, the bounds of activations and the biases are all learned together against the full-precision
-network's output, the rounding passed straight through: 2DQuant's DQC with the codes set free, or LSQ without ground
-truth.  docs/methods.md has what each stage gives.
+Attention maps get a scale per query.  Input channels are smoothed and shifted (HarmoQ's HSO per channel), bounds
+searched at both ends, weights corrected on the quantized input (SRC) and rounded with GPTQ, bounds refined layer by
+layer (ABR), biases corrected.  Then weights, their grids, the bounds of activations and the biases are all learned
+together against the full-precision network's output, the rounding passed straight through: 2DQuant's DQC with the codes
+set free, or LSQ without ground truth.  docs/methods.md has what each stage gives.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class TwoDQuant(PTQConfig):
     steps: int = 150
     batch: int = 4
     crop: int = 32
-    lr: float = 0.05
+    lr: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ class DBDCPac(PTQConfig):
     steps: int = 80
     batch: int = 4
     crop: int = 32
-    lr: float = 0.05
-    weight_lr: float = 0.05
+    lr: float = 0.15
+    weight_lr: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class PAMS(PTQConfig):
     steps: int = 150
     batch: int = 4
     crop: int = 32
-    lr: float = 0.05
+    lr: float = 0.5
 
     @property
     def unpackable(self) -> str | None:
