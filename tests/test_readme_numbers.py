@@ -41,7 +41,7 @@ def measured(model: str, column: str) -> dict[str, str]:
     if column == "full precision":
         (row,) = rows_of("ptq", method="fp", **common)
     elif "--max-drop" in column:
-        wide = rows_of("mixed_precision", goal="drop 0.05", **common)
+        wide = rows_of("mixed_precision", goal="drop 0.05", options="", **common)
         (row,) = wide or rows_of("ptq_first", method="harmoq", w_bits="8", a_bits="8", **common)
     elif column.endswith("DOBI"):
         (row,) = rows_of("ptq_first", method="dobi", w_bits=column[1], a_bits=column[3], **common)
