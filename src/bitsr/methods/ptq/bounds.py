@@ -86,9 +86,9 @@ def both_ends(v: Tensor, bits: int, weight: Tensor | None = None) -> Bounds:
     negative elements keeps its minimum, as products with attention maps sum many weights near zero.
 
     DOBI moves both ends alike, so a range with a long tail on one side keeps the tail or loses the other side (inputs
-    of RFDN's `c.0`: -82..6 where -19..7 is best).  Here `COARSE` places of each end are tried, and then, `ROUNDS`
-    times, `FINE` places of each around the best pair so far, the distances halved.  A single tensor is searched as
-    the histogram it makes.  ``weight`` as in `dobi`.
+    of RFDN's `c.0`: -19..7 with some calibration crops, -82..6 with others).  Here `COARSE` places of each end are
+    tried, and then, `ROUNDS` times, `FINE` places of each around the best pair so far, the distances halved.  A single
+    tensor is searched as the histogram it makes.  ``weight`` as in `dobi`.
     """
     low, high = minmax(v)
     from_below = v.ndim == 1 and bool(low >= 0)
