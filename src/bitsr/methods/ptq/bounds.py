@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -35,6 +35,35 @@ def one_sided(v: Tensor) -> bool:
     return bool(v.min() >= -0.2 * v.max())
 
 
+Found = tuple[Tensor, Tensor, Tensor]  # least error so far, and the lower and upper bounds that give it
+
+
+def least_error(
+    v: Tensor, bits: int, pairs: Iterable[Bounds], found: Found, weight: Tensor | None = None, power: float = 2.0
+) -> Found:
+    """``found``, or what among ``pairs`` has a smaller sum of |error|**power, along the last axis; the first of equals
+    wins.  ``weight`` weighs the elements."""
+    levels = 2**bits - 1
+    least, lower, upper = found
+    for bottom, top in pairs:
+        step = (top - bottom) / levels
+        if not (step > 0).any():
+            continue
+        grid = step.clamp_min(1e-12)
+        error = ((v - bottom) / grid).round_().clamp_(0, levels).mul_(grid).add_(bottom).sub_(v)
+        error = error.square_() if power == 2 else error.abs_().pow_(power)
+        error = (error if weight is None else error * weight).sum(-1, keepdim=True)
+        better = (error < least) & (step > 0)
+        least = torch.where(better, error, least)
+        lower, upper = torch.where(better, bottom, lower), torch.where(better, top, upper)
+    return least, lower, upper
+
+
+def nothing_found(low: Tensor, high: Tensor) -> Found:
+    """The extremes, before any pair was tried."""
+    return torch.full_like(low, torch.inf), low, high
+
+
 def dobi(
     v: Tensor, bits: int, candidates: int = 100, from_below: bool | None = None, weight: Tensor | None = None
 ) -> Bounds:
@@ -49,29 +78,16 @@ def dobi(
     if from_below is None:
         from_below = v.ndim == 1 and one_sided(v)
     low, high = minmax(v)
-    levels = 2**bits - 1
-    best_error = torch.full_like(low, torch.inf)
-    lower, upper = low.clone(), high.clone()
-    for i in range(candidates):
-        if from_below:
-            bottom, top = low, high - i * (high - low) / candidates
-        else:
-            shrink = i * (high - low) / (2 * candidates)
-            bottom, top = low + shrink, high - shrink
-        step = ((top - bottom) / levels).clamp_min(1e-12)
-        error = (((v - bottom) / step).round_().clamp_(0, levels).mul_(step).add_(bottom) - v).square_()
-        error = (error if weight is None else error * weight).sum(-1, keepdim=True)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        lower, upper = torch.where(better, bottom, lower), torch.where(better, top, upper)
-    return lower, upper
+    shares = [i * (high - low) / candidates for i in range(candidates)]
+    pairs = ((low, high - s) if from_below else (low + s / 2, high - s / 2) for s in shares)
+    return least_error(v, bits, pairs, nothing_found(low, high), weight)[1:]
 
 
 BINS = 2048
 COARSE, FINE, ROUNDS = 16, 8, 8
 
 
-def condensed(v: Tensor) -> Bounds:
+def condensed(v: Tensor) -> tuple[Tensor, Tensor]:
     """(values, counts) that stand for the elements of ``v``: the means of a histogram's bins, and how many fell into
     each."""
     low, high = v.min(), v.max()
@@ -94,23 +110,13 @@ def both_ends(v: Tensor, bits: int, weight: Tensor | None = None) -> Bounds:
     from_below = v.ndim == 1 and bool(low >= 0)
     if v.ndim == 1 and weight is None:
         v, weight = condensed(v)
-    levels = 2**bits - 1
-    best_error = torch.full_like(low, torch.inf)
-    lower, upper = low.clone(), high.clone()
+    found = nothing_found(low, high)
     tops = [low + (high - low) * i / (COARSE - 1) for i in range(COARSE)]
     bottoms = [low] if from_below else tops
     reach = 1.5 * (high - low) / (COARSE - 1)
     for _ in range(1 + ROUNDS):
-        for bottom, top in itertools.product(bottoms, tops):
-            step = (top - bottom) / levels
-            if not (step > 0).any():
-                continue
-            grid = step.clamp_min(1e-12)
-            error = ((v - bottom) / grid).round_().clamp_(0, levels).mul_(grid).add_(bottom).sub_(v).square_()
-            error = (error if weight is None else error * weight).sum(-1, keepdim=True)
-            better = (error < best_error) & (step > 0)
-            best_error = torch.where(better, error, best_error)
-            lower, upper = torch.where(better, bottom, lower), torch.where(better, top, upper)
+        found = least_error(v, bits, itertools.product(bottoms, tops), found, weight)
+        _, lower, upper = found
         offsets = [reach * (2 * i / (FINE - 1) - 1) for i in range(FINE)]
         tops = [(upper + offset).clamp(low, high) for offset in offsets]
         bottoms = [low] if from_below else [(lower + offset).clamp(low, high) for offset in offsets]
@@ -122,14 +128,5 @@ def shrunk(v: Tensor, bits: int, candidates: int = 80, power: float = 2.4) -> Bo
     """The extremes times 1 - 0.01 i, i < ``candidates``, with the least sum of |error|**2.4: what BRECQ and QDrop
     start from, AdaRound with a power of 2."""
     low, high = minmax(v)
-    levels = 2**bits - 1
-    best_error = torch.full_like(low, torch.inf)
-    lower, upper = low.clone(), high.clone()
-    for i in range(candidates):
-        bottom, top = low * (1 - 0.01 * i), high * (1 - 0.01 * i)
-        step = ((top - bottom) / levels).clamp_min(1e-12)
-        error = (round_to_grid(v, bottom, step, levels) * step + bottom - v).abs().pow(power).sum(-1, keepdim=True)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        lower, upper = torch.where(better, bottom, lower), torch.where(better, top, upper)
-    return lower, upper
+    pairs = ((low * (1 - 0.01 * i), high * (1 - 0.01 * i)) for i in range(candidates))
+    return least_error(v, bits, pairs, nothing_found(low, high), power=power)[1:]
