@@ -17,6 +17,7 @@ from torch import nn
 
 import bitsr
 from bitsr.archs.rfdn import RFDN
+from bitsr.archs.swinir import SwinIR
 from bitsr.cli.main import main
 from bitsr.data.imresize import imresize
 from bitsr.errors import BitsrError, ConfigError
@@ -187,6 +188,28 @@ def test_linear_start_is_at_least_bicubic(folder, tmp_path, arch, options):
     bicubic = np.mean([psnr_y(imresize(pair.lr, 2), pair.hr, 2) for pair in run.validation])
     assert start > bicubic - 0.5 and type(run.model) in ENDS
     assert fit_filters(run.data, np.random.default_rng(0), 2).sum((1, 2)) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("network, options", [(RFDN, {"nf": 16}), (SwinIR, {
+    "depths": [1], "num_heads": [2], "embed_dim": 12, "window_size": 4, "img_size": 16, "img_range": 255.0,
+    "upsampler": "pixelshuffledirect"})])  # fmt: skip
+def test_body_of_another_scale(folder, tmp_path, network, options):
+    """All but the last convolution is that of the checkpoint; that one is the best for its features."""
+    torch.manual_seed(0)
+    body = network(**options, upscale=3)
+    file = write_checkpoint(tmp_path / "x3.safetensors", body)
+    recipe = dataclasses.replace(TINY, arch="", arch_args={}, body=str(file), input_range=options.get("img_range", 1))
+    run = Run(recipe, [folder], tmp_path / "run")
+    last = next(name for name, value in body.state_dict().items() if value.shape[0] == 27).rpartition(".")[0]
+    taken = {name: value for name, value in run.model.state_dict().items() if not name.startswith(last)}
+    states_equal(taken, {name: value for name, value in body.state_dict().items() if not name.startswith(last)})
+    start = run.validate()
+    assert start > np.mean([psnr_y(imresize(pair.lr, 2), pair.hr, 2) for pair in run.validation]) - 0.5
+    with torch.no_grad():
+        for factor in (0.97, 1.03):
+            run.average.model.get_submodule(last).weight *= factor
+            assert run.validate() < start
+            run.average.model.get_submodule(last).weight /= factor
 
 
 def test_unknown_ends_and_networks_are_refused(folder, tmp_path):

@@ -11,17 +11,18 @@ from torch import nn
 from bitsr.archs.detect import NETWORKS, descriptor_of, names
 from bitsr.archs.load import load
 from bitsr.errors import ConfigError
+from bitsr.training.body_start import body_start
 from bitsr.training.data import CropDataset
 from bitsr.training.linear_start import ends_of, fit_filters, linear_start
 from bitsr.training.recipe import Recipe
 
 
 def full_precision(recipe: Recipe, data: CropDataset) -> nn.Module:
-    """The network before any compression, with its descriptor: new, or from the checkpoint ``recipe.init``.
+    """The network before any compression, with its descriptor: new, or from a checkpoint.
 
     Raises `ConfigError` for an unknown network, unknown keywords, another scale, and colours other than RGB.
     """
-    module = _checkpoint(recipe) if recipe.init else _new(recipe)
+    module = _checkpoint(recipe) if recipe.init else _rescaled(recipe, data) if recipe.body else _new(recipe)
     descriptor = descriptor_of(module)
     if descriptor.color != "rgb":
         raise ConfigError(f"{descriptor.arch} works on {descriptor.color}; only RGB networks can be trained")
@@ -47,6 +48,19 @@ def _new(recipe: Recipe) -> nn.Module:
 
 def _checkpoint(recipe: Recipe) -> nn.Module:
     return load(Path(recipe.init), arch=recipe.arch or None, scale=recipe.scale, input_range=recipe.input_range)
+
+
+def _rescaled(recipe: Recipe, data: CropDataset) -> nn.Module:
+    """The network of the checkpoint ``recipe.body``, at the recipe's scale."""
+    body = load(Path(recipe.body), arch=recipe.arch or None, input_range=recipe.input_range)
+    network = next(network for network in NETWORKS if type(body) is network.build)
+    config = network.detect(body.state_dict())
+    assert config is not None, "the network was just loaded"
+    config |= {key: getattr(body, key) for key in network.untold if hasattr(body, key)}
+    torch.manual_seed(recipe.seed)
+    module = network.build(**config | {"upscale": recipe.scale})
+    body_start(module, body, data, np.random.default_rng(recipe.seed))
+    return module
 
 
 def teacher_of(recipe: Recipe, start: nn.Module) -> nn.Module:

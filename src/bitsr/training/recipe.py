@@ -38,8 +38,9 @@ class Recipe:
     """Sizes are in LR pixels, rates per step.
 
     ``arch`` with ``arch_args`` (keywords of its constructor) is trained from ``start`` ('linear': as the best linear
-    upscaler, where its two ends are known), or the checkpoint ``init`` from its own weights; ``input_range`` (1 or 255)
-    is for one whose weights do not tell it.  ``method`` is {name:
+    upscaler, where its two ends are known); or the checkpoint ``init`` from its own weights; or the network of the
+    checkpoint ``body``, which has another scale, from all of its weights but the upsampler's.  ``input_range`` (1 or
+    255) is for a checkpoint whose weights do not tell it.  ``method`` is {name:
     ..., option: value, ...}, or empty for full precision.  ``lr`` is the peak after a linear rise over ``warmup``
     steps; 'cosine' falls to ``lr_end``, 'multistep' multiplies by ``gamma`` at each of ``milestones``.  ``loss`` has
     the weight 1 unless ``loss_weight`` says otherwise, beside ``distill``.  ``ema`` is the decay of the averaged
@@ -51,6 +52,7 @@ class Recipe:
     arch_args: dict[str, Any] = field(default_factory=dict)
     scale: int = 4
     start: Literal["random", "linear"] = "random"
+    body: str = ""
     init: str = ""
     input_range: float | None = None
     method: dict[str, Any] = field(default_factory=dict)
@@ -90,8 +92,11 @@ class Recipe:
             raise ConfigError(f"recipe: betas are two numbers, got {self.betas}")
         if bool(self.milestones) != (self.schedule == "multistep"):
             raise ConfigError("recipe: schedule: multistep and milestones are given together")
-        if self.init and (self.arch_args or self.start == "linear"):
-            raise ConfigError("recipe: init brings its own network and weights: leave out arch_args and start")
+        if self.init and self.body:
+            raise ConfigError("recipe: init is a checkpoint of this scale, body one of another: give one of them")
+        if (self.init or self.body) and (self.arch_args or self.start == "linear"):
+            given = "init" if self.init else "body"
+            raise ConfigError(f"recipe: {given} brings its own network and weights: leave out arch_args and start")
         trained_config(self.method)
 
     def to_dict(self) -> dict[str, Any]:
