@@ -7,7 +7,8 @@ Every row is written as soon as it is measured and skipped when it is there alre
 pictures only.  ``bytes`` is the size of the packed file on disk.  PSNR and SSIM are those of the simulation, and
 ``file_psnr`` the PSNR of the file run by the interpreter on the first set (empty where it was not run); with
 ``--packed-only`` they are those of the file on the native engine, and of the simulation only where a method cannot be
-packed; a file that is there from an earlier row is measured on further sets as it is.  ``evaluated`` says which.  ``compress_cpu_seconds`` is what counts where other work ran beside it.
+packed; a file that is there from an earlier row is measured on further sets as it is.  ``evaluated`` says which.
+``compress_cpu_seconds`` is what counts where other work ran beside it.
 """
 
 from __future__ import annotations
