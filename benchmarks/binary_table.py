@@ -51,7 +51,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "scales, start": plus(masked_gradient=False),
     "scales, start, masked gradient": plus(),
     "scales, start, distillation": plus(1.0, masked_gradient=False),
-    "BSSR+, soft inputs": plus(1.0, soft_until=0.5),
     "BSSR+, Bi-Real inputs": plus(1.0, activation_surrogate="bireal"),
     "BSSR+, no mask": plus(1.0, keep=4),
     "BSSR+, diagonal": plus(1.0, diagonal=True),

@@ -19,7 +19,7 @@ from bitsr.errors import ConfigError
 from bitsr.format import read_program
 from bitsr.lowering import lower
 from bitsr.methods.binary.bssr import BSSRLinear
-from bitsr.methods.binary.bssr_plus import BSSRPlusLinear, LearnedScales, SoftenedActivation
+from bitsr.methods.binary.bssr_plus import BSSRPlusLinear, LearnedScales
 from bitsr.methods.binary.config import BSSR, Binary, BSSRPlus
 from bitsr.methods.binary.plus_training import PlusTraining
 from bitsr.methods.binary.sign_start import best_blocks, fit_scales, fit_signs, latent_weight, lloyd_thresholds, spread
@@ -198,17 +198,6 @@ def test_weights_that_are_not_kept_can_come_back(masked_gradient: bool) -> None:
     assert bool(layer.weight.grad[~layer.masks.mask(layer.weight)].any()) == masked_gradient
 
 
-def test_inputs_turn_into_signs() -> None:
-    activation = SoftenedActivation(3, BSSRPlus(soft_until=0.5))
-    x = torch.tensor([[-0.4, 0.1, 2.0]])
-    soft, hard = x.tanh(), bsign(x)
-    for step, expected in ((0, soft), (1, (soft + hard) / 2), (2, hard), (3, hard)):
-        activation.on_step(step, 4)
-        torch.testing.assert_close(activation(x), expected)
-    activation.on_step(0, 4)
-    assert torch.equal(activation.eval()(x), hard)
-
-
 def test_one_slope_for_the_whole_network() -> None:
     student = plus(kappa_scope="global").prepare(make("swinir light x4"))
     assert len({id(layer.binarizer.kappa) for layer in binary_layers(student)}) == 1
@@ -218,7 +207,7 @@ def test_one_slope_for_the_whole_network() -> None:
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"soft_until": 0.5}, {"diagonal": True, "rank": 2}, {"keep": 4}])
+@pytest.mark.parametrize("options", [{}, {"diagonal": True, "rank": 2}, {"keep": 4}])
 def test_it_learns_and_is_packed(options: dict[str, Any], tmp_path: Path) -> None:
     model = make("swinir light x4")
     method = plus(**options)
@@ -264,14 +253,12 @@ def test_a_file_is_as_large_as_that_of_bssr(tmp_path: Path) -> None:
 
 
 def test_options_come_from_recipes() -> None:
-    values = {"name": "bssr_plus", "rank": 2, "start": "weights", "soft_until": 0.5, "keep": 1}
+    values = {"name": "bssr_plus", "rank": 2, "start": "weights", "keep": 1}
     config = trained_config(values)
     assert isinstance(config, BSSRPlus) and trained_config(dump_trained(config)) == config
 
 
-@pytest.mark.parametrize(
-    "options", [{"soft_until": 1.0}, {"rank": -1}, {"calibration": 0}, {"tiling": "flat"}, {"learned_scale": False}]
-)
+@pytest.mark.parametrize("options", [{"rank": -1}, {"calibration": 0}, {"tiling": "flat"}, {"learned_scale": False}])
 def test_contradictory_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         BSSRPlus(**options)

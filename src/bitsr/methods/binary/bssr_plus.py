@@ -8,7 +8,6 @@ What is ours here, part by part (`BSSRPlus` switches each of them):
 - The surrogate of the weights' signs is that of normal weights, W / scale; on raw weights of 0.05 a tanh of slope 0.5
   is a constant.
 - Weights that are not kept get the gradient of the loss (as in SR-STE), so that the mask can move.
-- Inputs turn from tanh(z) into sign(z) in the course of training.
 - A diagonal and a low-rank branch on the unrounded input, in half precision: the only parts that cost bytes.
 """
 
@@ -17,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitsr.methods.binary.bssr import BSQ, BSSRActivation, BSSRLinear, BSSRMasks
+from bitsr.methods.binary.bssr import BSQ, BSSRLinear, BSSRMasks
 from bitsr.methods.binary.config import BSSRPlus
 from bitsr.methods.binary.sign_start import fit_signs, latent_weight, lloyd_thresholds
 from bitsr.methods.ptq.svdquant import low_rank, second_moment_root
@@ -48,27 +47,6 @@ class LearnedScales(BSQ):
         return torch.where(kept, scale, scale.detach())
 
 
-class SoftenedActivation(BSSRActivation):
-    """sign(z) in the end, on the way there a mixture with tanh(kappa z), whose gradient it has anyway."""
-
-    softness = 0.0
-
-    def __init__(self, channels: int, config: BSSRPlus, kappa: nn.Parameter | None = None) -> None:
-        super().__init__(channels, config, kappa)
-        self.soft_until = config.soft_until
-
-    def forward(self, x: Tensor) -> Tensor:
-        signs = super().forward(x)
-        if not (self.softness and self.training and self.kappa is not None):
-            return signs
-        soft = (self.kappa * self.moved(x)).tanh()
-        return signs + self.softness * (soft - signs).detach()
-
-    def on_step(self, step: int, steps: int) -> None:
-        until = self.soft_until * steps
-        self.softness = max(0.0, 1 - step / until) if until else 0.0
-
-
 class BSSRPlusLinear(BSSRLinear):
     """A linear of signs whose scales are learned, with branches."""
 
@@ -79,7 +57,6 @@ class BSSRPlusLinear(BSSRLinear):
         kappa_a: nn.Parameter | None = None,
     ) -> None:  # fmt: skip
         super().__init__(source, config, kappa_w, kappa_a)
-        self.activation = SoftenedActivation(source.in_features, config, kappa_a)
         self.masks = BSSRMasks(config, dense_gradient=config.masked_gradient)
         if config.learned_scale:
             self.binarizer = LearnedScales(self.weight, config, kappa_w)

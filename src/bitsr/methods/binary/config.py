@@ -70,8 +70,7 @@ class BSSRPlus(BSSR):
     ``start`` 'least_squares': shifts, signs, masks and scales are fitted layer by layer to what the full-precision
     layer makes of ``calibration`` LR crops of ``calibration_size`` pixels, see `sign_start`.  ``learned_scale``: the
     scales of the groups are parameters.  ``masked_gradient``: weights that are not kept get the gradient of the loss as
-    well, so that they can come back.  ``soft_until``: up to this share of the steps inputs turn from tanh(z) into their
-    sign.
+    well, so that they can come back.
 
     Two parts cost bytes and are off: ``diagonal``, a shortcut with a factor per output, and ``rank``, a low-rank branch
     in half precision.
@@ -84,14 +83,11 @@ class BSSRPlus(BSSR):
     calibration_size: int = 48
     learned_scale: bool = True
     masked_gradient: bool = True
-    soft_until: float = 0.0
     diagonal: bool = False
     rank: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.soft_until < 1:
-            raise ConfigError(f"soft_until is a share of the steps below 1, got {self.soft_until}")
         if self.calibration < 1 or self.calibration_size < 1 or self.rank < 0:
             raise ConfigError("calibration needs crops with pixels, and a rank is not negative")
         if self.start == "least_squares" and not self.learned_scale:
