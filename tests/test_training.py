@@ -293,6 +293,17 @@ def test_only_the_same_run_is_resumed(folder, tmp_path):
         train(TINY, [folder], tmp_path / "run", resume=True)
 
 
+def test_a_run_from_before_a_field_existed_is_resumed(folder, tmp_path):
+    train(TINY, [folder], tmp_path / "run", minutes=1e-9)
+    file = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(file, weights_only=True)
+    del state["recipe"]["clip_norm"]
+    torch.save(state, file)
+    with pytest.raises(ConfigError, match="had clip_norm: 0.0"):
+        train(dataclasses.replace(TINY, clip_norm=1.0), [folder], tmp_path / "run", resume=True)
+    assert train(TINY, [folder], tmp_path / "run", resume=True).done
+
+
 def command(recipe: Recipe, folder: Path, out: Path, *words: str) -> list[str]:
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(recipe.to_dict()))

@@ -10,6 +10,7 @@ import torch
 
 from bitsr.data.files import write_atomically
 from bitsr.errors import CheckpointError, ConfigError
+from bitsr.training.recipe import Recipe
 
 NAME = "checkpoint.pt"
 # may change between two parts of one run
@@ -34,8 +35,8 @@ def read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
 
 def check_same_run(state: dict[str, Any], recipe: dict[str, Any], pictures: int) -> None:
     """Raises `ConfigError` where the run in a checkpoint had another recipe or other pictures: going on would be
-    neither run."""
-    old = state["recipe"]
+    neither run.  A field that is younger than the checkpoint had its default."""
+    old = Recipe().to_dict() | state["recipe"]
     for key in sorted((old.keys() | recipe.keys()) - set(FREE)):
         if old.get(key) != recipe.get(key):
             raise ConfigError(

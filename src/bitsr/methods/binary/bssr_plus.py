@@ -7,7 +7,8 @@ What is ours here, part by part (`BSSRPlus` switches each of them):
 - Scales of the groups are parameters.  Those of BSSR follow from the weights and get no gradient.
 - The surrogate of the weights' signs is that of normal weights, W / scale; on raw weights of 0.05 a tanh of slope 0.5
   is a constant.
-- Weights that are not kept get the gradient of the loss (as in SR-STE), so that the mask can move.
+- Weights that are not kept get the gradient of the loss (as in SR-STE), and no pull to zero, so that the mask can move.
+- The gradient of the inputs' signs is Bi-Real's, which ends at |z| = 1.
 - A diagonal and a low-rank branch on the unrounded input, in half precision: the only parts that cost bytes.
 """
 

@@ -70,7 +70,7 @@ class BSSRPlus(BSSR):
     ``start`` 'least_squares': shifts, signs, masks and scales are fitted layer by layer to what the full-precision
     layer makes of ``calibration`` LR crops of ``calibration_size`` pixels, see `sign_start`.  ``learned_scale``: the
     scales of the groups are parameters.  ``masked_gradient``: weights that are not kept get the gradient of the loss as
-    well, so that they can come back.
+    well, so that they can come back; nothing pulls them to zero (``rho``).
 
     Two parts cost bytes and are off: ``diagonal``, a shortcut with a factor per output, and ``rank``, a low-rank branch
     in half precision.
@@ -78,6 +78,8 @@ class BSSRPlus(BSSR):
 
     surrogate_of: Literal["raw", "normal"] = "normal"
     kappa: float = 1.0
+    rho: float = 0.0
+    activation_surrogate: Literal["tanh", "bireal", "clip"] = "bireal"
     start: Literal["weights", "least_squares"] = "least_squares"
     calibration: int = 16
     calibration_size: int = 48
