@@ -39,6 +39,8 @@ def plus(distill: float = 0.0, **options: Any) -> dict[str, Any]:
     return entries | ({"distill": {"output": distill}} if distill else {})
 
 
+GRADIENTS_OF_BSSR = {"activation_surrogate": "tanh", "rho": 0.002}
+
 ROWS: dict[str, dict[str, Any]] = {
     "BSSR": bssr(),
     "BSSR+": plus(1.0),
@@ -47,11 +49,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "2:4 in floating point": binary("none", "srste"),
     "BSSR, no mask": bssr(keep=4),
     # BSSR+ part by part
-    "scales": plus(start="weights", masked_gradient=False),
-    "scales, start": plus(masked_gradient=False),
-    "scales, start, masked gradient": plus(),
-    "scales, start, distillation": plus(1.0, masked_gradient=False),
-    "BSSR+, Bi-Real inputs": plus(1.0, activation_surrogate="bireal"),
+    "scales": plus(start="weights", masked_gradient=False, **GRADIENTS_OF_BSSR),
+    "scales, start": plus(masked_gradient=False, **GRADIENTS_OF_BSSR),
+    "scales, start, masked gradient": plus(**GRADIENTS_OF_BSSR),
+    "scales, start, masked gradient, distillation": plus(1.0, **GRADIENTS_OF_BSSR),
     "BSSR+, no mask": plus(1.0, keep=4),
     "BSSR+, diagonal": plus(1.0, diagonal=True),
     "BSSR+, rank 2": plus(1.0, rank=2),

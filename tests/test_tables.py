@@ -53,6 +53,13 @@ def test_measured_rows(tmp_path: Path) -> None:
         ("model,dataset,psnr_y,method\nnet,Set5,30,bicubic", "", None),
         ('model,dataset,psnr_y,options\nnet,Set5,30,"{""name"": ""bssr""}"', "W1A1", None),
         ('model,dataset,psnr_y,options\nnet,Set5,30,"{""name"": ""binary"", ""binarizer"": ""none""}"', "fp32", None),
+        ('model,dataset,psnr_y,options\nnet,Set5,30,"{""method"": {""name"": ""bssr""}}"', "W1A1", None),
+        ('model,dataset,psnr_y,options\nnet,Set5,30,"{""method"": {}, ""seed"": 1}"', "fp32", None),
+        (
+            'model,dataset,psnr_y,options\nnet,Set5,30,"{""method"": {""name"": ""binary"", ""binarizer"": ""none""}}"',
+            "fp32",
+            None,
+        ),
         ("\ufeffmodel,dataset,psnr_y,w_bits\nnet,bsd100,30,4", "W4A4", None),
     ],
 )
@@ -119,6 +126,15 @@ def test_two_figures_for_one_cell_are_two_lines(tmp_path: Path) -> None:
     again = "tiny_net_x4,dobi,4,4,full,0,,Set5,29.1,0.87,30.0,-0.9,1024,12.3\n"
     (found,) = sections(read_file(write(tmp_path / "mine.csv", MEASURED + again)))
     assert [line.cells["Set5"].psnr_y for line in found.lines if line.name == "dobi"] == [29.5, 29.1]
+
+
+def test_runs_of_other_recipes_are_not_averaged(tmp_path: Path) -> None:
+    text = "model,method,seed,lr,options,dataset,psnr_y"
+    for seed, lr, surrogate in ((0, "0.001", "tanh"), (1, "0.001", "bireal"), (2, "0.002", "bireal")):
+        text += (
+            f'\nnet_x4,BSSR+,{seed},{lr},"{{""method"": {{""name"": ""bssr_plus"", ""a"": ""{surrogate}""}}}}",Set5,30'
+        )
+    assert len(mean_over_seeds(read_file(write(tmp_path / "a.csv", text)))) == 3
 
 
 def test_runs_that_differ_in_their_seed_become_a_mean(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def measured_row(line: Line, source: str) -> Row:
         source=source,
         fp_psnr_y=reference,
         setting=setting_of(line),
+        recipe=recipe_of(line),
         seed=line.get("seed", ""),
         evaluated="" if method == FULL_PRECISION and evaluated == "simulation" else evaluated,
         file_bytes=number(line, int, "bytes", "file_bytes"),
@@ -170,13 +171,15 @@ def checked_bits(word: str) -> str:
 
 
 def bits_of_recipe(options: str) -> tuple[str, str]:
-    """A recipe's method as JSON: networks of signs have 1 bit unless they have no binarizer, {} trains in full."""
+    """A recipe, or its method alone, as JSON: networks of signs have 1 bit unless they have no binarizer, no method is
+    training in full precision."""
     if not options.startswith("{"):
         return "", ""
     try:
-        method = json.loads(options)
+        recipe = json.loads(options)
     except json.JSONDecodeError:
         raise ValueError(f"options {options!r} are no JSON") from None
+    method = recipe.get("method", recipe)
     bits = "32" if not method or method.get("binarizer") == "none" else "1"
     return str(method.get("w_bits", bits)), str(method.get("a_bits", bits))
 
@@ -187,6 +190,13 @@ def setting_of(line: Line) -> str:
     words = ["" if options.startswith("{") else options, "scope paper" if line.get("scope") == "paper" else ""]
     words.append(f"{steps} steps" if steps else "")
     return ", ".join(word for word in words if word)
+
+
+def recipe_of(line: Line) -> str:
+    """What tells runs of one method and setting apart: the recipe (JSON), the rate and the crops."""
+    options = line.get("options", "")
+    recipe = json.dumps(json.loads(options), sort_keys=True) if options.startswith("{") else ""
+    return " ".join([recipe, *(line.get(name, "") for name in ("lr", "batch", "crop"))]).strip()
 
 
 def number(line: Line, kind: Callable[[str], Number], *names: str) -> Number | None:

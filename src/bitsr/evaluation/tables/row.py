@@ -33,6 +33,7 @@ class Row:
         source: name of the file of results without its ending, or the paper.
         published: whether a paper prints it.
         setting: options and budget where they are not the usual ones.
+        recipe: what else two runs of one method may differ in; not shown.
         seed: of the one run, or '' for a mean.
         spread: half of the way between the least and the largest PSNR of a mean over seeds, in dB.
         evaluated: what ran: simulation, native, ...
@@ -52,6 +53,7 @@ class Row:
     fp_psnr_y: float | None = None
     published: bool = False
     setting: str = ""
+    recipe: str = ""
     seed: str = ""
     spread: float | None = None
     evaluated: str = ""
