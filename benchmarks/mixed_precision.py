@@ -6,7 +6,8 @@ python benchmarks/mixed_precision.py --model rfdn_x4=RFDN_AIM.pth --bits 8 --dro
 ``goal``: 'uniform'; 'bytes', at most the uniform file's; 'bytes and BitOps', both at most as uniform; or 'drop D', the
 cheapest that loses at most D dB on the best quarter of held-out crops.  Every tenth training picture is held out, and
 bits are chosen on those.  ``bytes`` on disk; ``bit_ops`` counted, of the program per LR pixel.  PSNR and SSIM are
-those of the packed file on the native engine; ``held_out_drop`` is the mean over 16 other held-out crops.
+those of the packed file on the native engine; ``held_out_drop`` is the mean over 16 of the held-out crops that the
+choice has seen.
 ``predicted`` is the sum of the layers' single errors, ``rounded`` the measured error of the output (held-out crops,
 mean squared, in [0, 1]) with all of them rounded to nearest, ``error`` that of the method.
 """

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import bitsr
 from bitsr.data.calibration import pair_per_picture, split
@@ -57,7 +56,7 @@ def main() -> None:
             writer.writeheader()
         for name, checkpoint in (pair.split("=") for pair in options.model):
             module = bitsr.load(checkpoint, scale=options.scale)
-            full = psnr_of_pairs(bitsr.ModuleUpscaler(module, torch.device("cpu")), pairs, options.scale)
+            full = psnr_of_pairs(bitsr.ModuleUpscaler(module), pairs, options.scale)
             for method in options.methods:
                 config = config_for(method, options.bits, options.bits)
                 for factor in options.factors:
@@ -71,7 +70,7 @@ def main() -> None:
                     tried = config_for(method, options.bits, options.bits, overrides=overrides)
                     small = bitsr.compress(module, tried, crops, seed=options.seed)
                     seconds = time.process_time() - start
-                    found = psnr_of_pairs(bitsr.ModuleUpscaler(small, torch.device("cpu")), pairs, options.scale)
+                    found = psnr_of_pairs(bitsr.ModuleUpscaler(small), pairs, options.scale)
                     gap = f"{float(np.mean(found - full)):.4f}"
                     writer.writerow({**row, "holdout_gap": gap, "compress_cpu_seconds": f"{seconds:.1f}"})
                     file.flush()

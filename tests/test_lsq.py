@@ -144,6 +144,17 @@ def test_starts_as_post_training_quantization_left_it(name, bits, start):
     assert ours == theirs
 
 
+def test_bits_of_single_layers_are_those_of_the_start():
+    fc1 = "layers.0.residual_group.blocks.0.mlp.fc1"
+    student = method(layer_bits={fc1: (3, 2)}, conv_bits=6, attention_bits=8, start="minmax").prepare(
+        make("swinir light x4")
+    )
+    layers = quantized_layers(student)
+    assert (layers[fc1].w_bits, layers[fc1].a_bits) == (3, 2) and layers["conv_after_body"].w_bits == 6
+    products = [layer for layer in layers.values() if not isinstance(layer, QuantLayer)]
+    assert products and all(product.a_bits == 8 for product in products)
+
+
 def test_everything_is_trained_once_and_reached_by_the_gradient():
     student = method().prepare(make("swinir light x4"))
     weights, grids = method(step_rate=7.0).parameter_groups(student)

@@ -98,6 +98,14 @@ def test_sizes_are_those_of_the_packed_file(bits: tuple[int, int], pictures: Pic
         assert sizes[layer.name].bit_ops(*bits) == layer.bit_ops
 
 
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_a_file_beside_its_layers_is_as_large_at_any_bits(bits: int, pictures: Pictures) -> None:
+    """Some layers of RFDN are at the config's bits without being named."""
+    module = make("rfdn")
+    found = survey(module, Dobi(bits, bits), pictures, pictures)
+    assert 0 < mixed._overhead(module, found, pictures) < 12_000
+
+
 def test_attention_products_are_counted(pictures: Pictures) -> None:
     module = make("swinir light x4")
     sizes = layer_sizes(module, MinMax(), pictures)

@@ -252,6 +252,38 @@ def test_harmoq_is_ahead_of_its_parts_on_a_small_network(pictures):
     assert error["harmoq"] < error["dobi"]
 
 
+@pytest.mark.parametrize("method", ["pams", "2dquant", "dbdc-pac", "brecq"])
+@pytest.mark.parametrize("bits", [(4, 16), (16, 4), (16, 16)])
+def test_operands_may_stay_in_floating_point(method, bits, pictures):
+    """Also where nothing is left that the method could learn."""
+    overrides = {"steps": "3"} if method in ("pams", "2dquant", "dbdc-pac") else {}
+    compress(tiny_rfdn(), config_for(method, *bits, overrides=overrides), pictures)
+
+
+def test_the_printed_algorithm_takes_both_operands_at_few_bits():
+    for bits in ((4, 16), (16, 4)):
+        with pytest.raises(ConfigError, match="weights and inputs together"):
+            config_for("harmoq-literal", *bits)
+
+
+@pytest.mark.parametrize("method", ["best", "smoothquant", "svdquant", "adaround"])
+def test_fewer_rows_than_pictures_are_rounded_up(method, pictures):
+    compress(tiny_rfdn(), config_for(method, 4, 4, overrides={"samples": "2"}), pictures)
+
+
+def test_channels_last_weights_are_corrected_alike(pictures):
+    """src changes weights in place: in the layout of the layer's own copy."""
+    config = config_for("harmoq", 3, 3, overrides={"distill_steps": "0", "abr_steps": "0"})
+    plain = compress(tiny_rfdn(), config, pictures).state_dict()
+    turned = compress(tiny_rfdn().to(memory_format=torch.channels_last), config, pictures).state_dict()
+    for name, value in plain.items():
+        torch.testing.assert_close(turned[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_fewest_bits_count_attention():
+    assert config_for("best", 8, 8, overrides={"attention_bits": "4"}).fewest_bits == 4
+
+
 def test_compression_is_reproducible(pictures):
     config = config_for("harmoq", 4, 4, overrides={"distill_steps": "3", "groups": "2", "samples": "256"})
     a, b = (compress(tiny_swinir(), config, pictures, seed=3).state_dict() for _ in range(2))

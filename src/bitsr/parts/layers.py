@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, contiguous_format, nn
 
 from bitsr.parts.matmul import MatMul
 from bitsr.parts.quantizer import DecidedWeight
@@ -27,7 +27,7 @@ class QuantLayer(nn.Module):
     def __init__(self, source: nn.Linear | nn.Conv2d, w_bits: int, a_bits: int) -> None:
         super().__init__()
         self.w_bits, self.a_bits = w_bits, a_bits
-        self.weight = nn.Parameter(source.weight.detach().clone())
+        self.weight = nn.Parameter(source.weight.detach().clone(memory_format=contiguous_format))
         self.bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
         self.register_buffer("input_scale", None)
         self.quantizer: nn.Module | None = None  # an AffineQuantizer once the layer is to be lowered

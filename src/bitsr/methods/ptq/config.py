@@ -45,7 +45,13 @@ class PTQConfig:
     @property
     def fewest_bits(self) -> int:
         """Of any weight or activation."""
-        return min(self.w_bits, self.a_bits, *(bits for pair in self.layer_bits.values() for bits in pair))
+        attention = self.a_bits if self.attention_bits is None else self.attention_bits
+        return min(self.w_bits, self.a_bits, attention, *(bits for pair in self.layer_bits.values() for bits in pair))
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The options that every method has."""
+        return {option.name: getattr(self, option.name) for option in fields(PTQConfig)}
 
     @property
     def unpackable(self) -> str | None:
@@ -310,6 +316,11 @@ class HarmoQLiteral(PTQConfig):
     anchored: bool = False
     ridge: float = 0.01
     samples: int = 4096
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(bits > 8 for pair in ((self.w_bits, self.a_bits), *self.layer_bits.values()) for bits in pair):
+            raise ConfigError("harmoq-literal corrects weights and inputs together: give both 2 to 8 bits")
 
 
 @dataclass(frozen=True)

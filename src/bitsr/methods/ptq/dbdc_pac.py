@@ -67,11 +67,10 @@ def calibrate(work: Work) -> None:
     config = work.config
     assert isinstance(config, DBDCPac)
     for rates in (activation_rates(work, config.lr), weight_rates(work, config.weight_lr)):
-        if rates:
-            train(
-                work, rates, partial(pac_loss, detached=config.detached), steps=config.steps, batch=config.batch,
-                crop=config.crop, floor=0.4, features=features_of(work.teacher, "blocks"),
-            )  # fmt: skip
+        train(
+            work, rates, partial(pac_loss, detached=config.detached), steps=config.steps, batch=config.batch,
+            crop=config.crop, floor=0.4, features=features_of(work.teacher, "blocks"),
+        )  # fmt: skip
 
 
 def stages(config: DBDCPac) -> list[Stage]:

@@ -138,7 +138,9 @@ def train(
     features: Sequence[str] = (), pool: int = POOL,
 ) -> None:  # fmt: skip
     """Adam on ``rates`` with a short warm-up and a cosine down to ``floor`` of each rate; a step takes ``batch`` of
-    ``pool`` crops of ``crop`` LR pixels."""
+    ``pool`` crops of ``crop`` LR pixels.  Nothing happens where there is nothing to learn."""
+    if not rates or not steps:
+        return
     generator = torch.Generator().manual_seed(work.seed)
     inputs = crops(work, pool + HELD, crop, generator)
     with torch.no_grad():

@@ -112,7 +112,7 @@ def _within(found: Survey, budget: Budget, overhead: int) -> PTQConfig:
 
 def _overhead(module: nn.Module, found: Survey, pictures: Pictures) -> int:
     """Bytes of a packed file beside its layers."""
-    plain = MinMax(scope=found.config.scope, layer_bits=found.uniform)
+    plain = MinMax(**found.config.shared | {"layer_bits": found.uniform})
     return packed_bytes(compress(module, plain, pictures[:8])) - round(found.total(found.uniform, "file_bytes"))
 
 
@@ -172,7 +172,7 @@ def compress_within_drop(
 
 def scores(module: nn.Module, pairs: Sequence[Pair]) -> NDArray[np.float64]:
     """PSNR-Y in dB of each pair, on the device where the module is."""
-    upscaler = ModuleUpscaler(module, next(module.parameters()).device)
+    upscaler = ModuleUpscaler(module)
     return psnr_of_pairs(upscaler, pairs, upscaler.descriptor.scale)
 
 

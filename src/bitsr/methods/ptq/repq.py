@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitsr.methods.ptq.bounds import Bounds, percentile, round_to_grid
+from bitsr.methods.ptq.bounds import Bounds, least_error, minmax, nothing_found, percentile
 from bitsr.methods.ptq.config import RepQ
 from bitsr.methods.ptq.pipeline import (
     OperandStep,
@@ -31,19 +31,8 @@ TAILS = (1e-3, 1e-4, 1e-5)  # the 99.9, 99.99 and 99.999 % percentiles
 
 def best_percentile(v: Tensor, bits: int) -> Bounds:
     """The pair of percentiles with the least squared error, along the last axis."""
-    levels = 2**bits - 1
-    best: tuple[Tensor, Tensor, Tensor] | None = None
-    for tail in TAILS:
-        low, high = percentile(v, bits, tail)
-        step = ((high - low) / levels).clamp_min(1e-12)
-        error = (round_to_grid(v, low, step, levels) * step + low - v).square().sum(-1, keepdim=True)
-        if best is None:
-            best = error, low, high
-            continue
-        better = error < best[0]
-        best = tuple(torch.where(better, new, old) for new, old in zip((error, low, high), best, strict=True))  # type: ignore[assignment]
-    assert best is not None
-    return best[1], best[2]
+    pairs = (percentile(v, bits, tail) for tail in TAILS)
+    return least_error(v, bits, pairs, nothing_found(*minmax(v)))[1:]
 
 
 def reparametrization(lower: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,15 +61,10 @@ def reparametrize(work: Work) -> None:
 
 
 def bound_attention(layer: QuantMatMul, operands: tuple[Tensor, Tensor]) -> None:
-    """The first operand, if it is a softmax map (within 0..1, rows summing to 1 show in its mean), logarithmically."""
+    """The first operand logarithmically, if it is a softmax map."""
     bound_operands(best_percentile)(layer, operands)
-    if layer.a_bits < 16 and is_softmax(operands[0]):
+    if layer.a_bits < 16 and layer.softmax:
         layer.quantizer_a = LogSqrt2Quantizer(layer.a_bits, operands[0].max())
-
-
-def is_softmax(v: Tensor) -> bool:
-    """Positive and at most 1: queries are neither."""
-    return bool(v.min() >= 0) and bool(v.max() <= 1)
 
 
 def stages(config: RepQ) -> list[Stage]:

@@ -136,6 +136,9 @@ def collect(
     kept = {name: Kept(len(batches)) for name in names}
     products = {n for n in names if isinstance(model.get_submodule(n), MatMul | QuantMatMul)}
 
+    def share(count: int) -> int:
+        return -(-count // len(batches))
+
     def watch(name: str, module: nn.Module) -> RemovableHandle:
         axis = 1 if isinstance(module, nn.Conv2d | QuantConv2d) else -1
 
@@ -143,12 +146,12 @@ def collect(
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + 7919 * len(kept[name].parts) + seed)
             if name in products:
                 seen = module.operands(*inputs) if isinstance(module, QuantMatMul) else inputs
-                kept[name].add([elements_of(x, elements // len(batches), generator) for x in seen])
+                kept[name].add([elements_of(x, share(elements), generator) for x in seen])
             else:
                 x = inputs[0]
                 channels = x.transpose(0, axis).flatten(1)
-                some = rows_of(module, x, rows // len(batches), generator)
-                near = tiles_of(module, x, tiles // len(batches), generator) if tiles else None
+                some = rows_of(module, x, share(rows), generator)
+                near = tiles_of(module, x, share(tiles), generator) if tiles else None
                 extremes = [channels.amin(1)[None], channels.amax(1)[None]]
                 kept[name].add([some, *extremes, *([] if near is None else [near])])
             if name == names[-1]:

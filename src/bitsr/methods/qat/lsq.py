@@ -134,8 +134,8 @@ class LearnedSteps(FullPrecision):
     @property
     def start(self) -> PTQConfig:
         """The post-training method that gives the bounds to start from."""
-        bits = (self.config.w_bits, self.config.a_bits, self.config.scope)
-        return Best(*bits, learn_steps=0) if self.config.start == "best" else METHODS[self.config.start](*bits)
+        kind, shared = METHODS[self.config.start], self.config.shared
+        return Best(**shared, learn_steps=0) if kind is Best else kind(**shared)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         config, start = self.config, self.start
