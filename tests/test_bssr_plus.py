@@ -259,7 +259,10 @@ def test_options_come_from_recipes() -> None:
     assert isinstance(config, BSSRPlus) and trained_config(dump_trained(config)) == config
 
 
-@pytest.mark.parametrize("options", [{"rank": -1}, {"calibration": 0}, {"tiling": "flat"}, {"learned_scale": False}])
+@pytest.mark.parametrize("options", [
+    {"rank": -1}, {"calibration": 0}, {"tiling": "flat"}, {"learned_scale": False}, {"group": 0}, {"gain": "scalar"},
+    {"order": "binarize"}, {"scale_from": "centred"}, {"add_mean": True}, {"scale_gradient": True},
+])  # fmt: skip
 def test_contradictory_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         BSSRPlus(**options)

@@ -113,7 +113,8 @@ class ActivationBinarizer(nn.Module):
     @torch.no_grad()
     def thresholds(self) -> tuple[Tensor, Tensor]:
         """(threshold, flipped), per channel: the sign is +1 exactly where x >= threshold; -1 there where flipped."""
-        one = torch.ones(self.channels, device=None if self.shift is None else self.shift.device)
+        known = self.gain if self.shift is None else self.shift
+        one = torch.ones(self.channels, device=None if known is None else known.device)
         gain = one if self.gain is None else self.gain * one
         return exact_thresholds(gain, 0 * one if self.shift is None else self.shift)
 

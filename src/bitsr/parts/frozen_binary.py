@@ -36,7 +36,7 @@ class FrozenBinary(nn.Module):
         self.groups = source.binarizer.groups or (inputs,)
         self.channel_axis, self.rprelu, self.shortcut = source.channel_axis, source.rprelu, source.shortcut
         self.branches, self.token_scale = source.branches, source.activation.token_scale
-        threshold, flipped = source.activation.thresholds()
+        threshold, flipped = (part.to(values.device) for part in source.activation.thresholds())
         values, bias = _moved_to_signs(values, mask, source)
 
         last = values.movedim(1, -1)

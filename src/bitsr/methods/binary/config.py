@@ -56,7 +56,7 @@ class BSSR:
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= self.block or self.group % self.block:
+        if not 0 < self.keep <= self.block or self.group < 1 or self.group % self.block:
             given = f"keep {self.keep}, block {self.block}, group {self.group}"
             raise ConfigError(f"BSSR keeps some weights of each block, and a group is whole blocks; got {given}")
         if not KAPPA_RANGE[0] <= self.kappa <= KAPPA_RANGE[1]:
@@ -94,6 +94,13 @@ class BSSRPlus(BSSR):
             raise ConfigError("calibration needs crops with pixels, and a rank is not negative")
         if self.start == "least_squares" and not self.learned_scale:
             raise ConfigError("start least_squares fits scales: it needs learned_scale")
+        if self.start == "least_squares" and (self.gain, self.order) != ("channel", "mask"):
+            raise ConfigError(
+                "start least_squares fits a gain per channel and a mask by size: gain channel, order mask"
+            )
+        if self.learned_scale and (self.scale_from != "raw" or self.add_mean or self.scale_gradient):
+            raise ConfigError("learned scales do not follow from the weights: scale_from, add_mean and scale_gradient "
+                              "are for learned_scale: false")  # fmt: skip
         if self.learned_scale and self.tiling == "flat":
             raise ConfigError("learned scales need groups that end with their row, not tiling flat")
 

@@ -42,7 +42,8 @@ class SignTraining(FullPrecision):
         self.config = config
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        student = super().prepare(model)
+        device = next(model.parameters()).device
+        student = super().prepare(model).cpu()  # as are the layers that are made
         if isinstance(self.config, Binary) and self.config.mask == "drc":
             halve_channels(student)
         if isinstance(self.config, BSSR) and self.config.pointwise:
@@ -52,8 +53,11 @@ class SignTraining(FullPrecision):
         if not chosen:
             raise ConfigError("the network has no linear layers to binarize")
         for name, source in chosen.items():
-            student.set_submodule(name, make(source))
-        return student.train()
+            try:
+                student.set_submodule(name, make(source))
+            except ValueError as error:  # of a mask
+                raise ConfigError(f"{name}: {error}; leave the layer out with skip: [{name}]") from None
+        return student.to(device).train()
 
     def maker(self) -> Callable[[nn.Linear], BinaryLinear]:
         """What makes a linear's binary twin."""

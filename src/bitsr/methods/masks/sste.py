@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitsr.parts.masks import Masks, magnitude_mask
+from bitsr.parts.masks import Masks
 
 
 def soft_threshold(weight: Tensor, block: int = 4, keep: int = 2) -> Tensor:
@@ -32,9 +32,6 @@ class SSTE(Masks):
         super().__init__(keep, block, dense_gradient=True)
         soft = soft_threshold(weight.detach(), block, keep)
         self.register_buffer("beta", (weight.detach() * soft).sum() / soft.square().sum().clamp(min=1e-30))
-
-    def mask(self, weight: Tensor) -> Tensor:
-        return magnitude_mask(weight, self.keep, self.block)
 
     def latent(self, weight: Tensor, mask: Tensor) -> Tensor:
         soft = self.beta * soft_threshold(weight.detach(), self.block, self.keep)
