@@ -358,6 +358,20 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(folder, tmp_path):
         Run(TINY, [folder], tmp_path, team=Team(0, 3))
 
 
+@pytest.mark.parametrize("wrong", [
+    {"lr": float("nan")}, {"lr": -1e-3}, {"warmup": -5}, {"clip_norm": -1.0}, {"weight_decay": -1.0},
+    {"betas": (0.9, 1.5)}, {"crop": 4, "start": "linear"}, {"body": "a.pth", "init": "b.pth"},
+])  # fmt: skip
+def test_senseless_numbers_are_refused(wrong):
+    with pytest.raises(ConfigError, match="recipe: "):
+        dataclasses.replace(TINY, **wrong)
+
+
+def test_the_method_none_is_full_precision(folder, tmp_path):
+    trained = train(dataclasses.replace(TINY, steps=2, method={"name": "none"}), [folder], tmp_path / "run")
+    assert trained.weights.name == "weights.safetensors"
+
+
 def test_a_loss_that_is_no_number_stops_the_run(folder, tmp_path):
     recipe = dataclasses.replace(TINY, lr=1e30, warmup=0)
     with pytest.raises(BitsrError, match="no finite number"):

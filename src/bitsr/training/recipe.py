@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -84,14 +85,17 @@ class Recipe:
         for name in ("scale", "steps", "batch", "crop", "checkpoint_every", "validate_every", "validation_pictures"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"recipe: {name} is at least 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ConfigError(f"recipe: seed is at least 0, got {self.seed}")
+        for name in ("seed", "lr", "lr_end", "gamma", "warmup", "clip_norm", "weight_decay", "loss_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"recipe: {name} is at least 0, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"recipe: ema is a decay from 0 to below 1, got {self.ema}")
-        if len(self.betas) != 2:
-            raise ConfigError(f"recipe: betas are two numbers, got {self.betas}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"recipe: betas are two numbers from 0 to below 1, got {self.betas}")
         if bool(self.milestones) != (self.schedule == "multistep"):
             raise ConfigError("recipe: schedule: multistep and milestones are given together")
+        if self.start == "linear" and self.crop < 5:
+            raise ConfigError(f"recipe: start linear fits filters of 5x5, larger than a crop of {self.crop}")
         if self.init and self.body:
             raise ConfigError("recipe: init is a checkpoint of this scale, body one of another: give one of them")
         if (self.init or self.body) and (self.arch_args or self.start == "linear"):

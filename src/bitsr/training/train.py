@@ -18,6 +18,7 @@ from bitsr.archs.load import NOTE
 from bitsr.data.files import write_atomically
 from bitsr.errors import ConfigError, UnsupportedLayer
 from bitsr.lowering.entry import save as save_packed
+from bitsr.methods.trained import trained_config
 from bitsr.training.checkpoint import NAME
 from bitsr.training.log import read_log
 from bitsr.training.loop import Run
@@ -79,7 +80,7 @@ def train(
 def write_weights(run: Run, out: Path) -> Path:
     """The averaged weights: packed where the recipe compresses, else a checkpoint in fp16."""
     frozen = run.frozen().cpu()
-    if run.recipe.method:
+    if trained_config(run.recipe.method) is not None:
         path = out / "model.bitsr"
         save_packed(frozen, path)
         return path
