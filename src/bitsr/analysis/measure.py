@@ -133,7 +133,7 @@ def analyze(
 
 def quality(module: nn.Module, pairs: Sequence[Pair]) -> tuple[float, float]:
     """Means of PSNR-Y in dB and SSIM-Y."""
-    upscaler = ModuleUpscaler(module, next(module.parameters()).device)
+    upscaler = ModuleUpscaler(module)
     scale = upscaler.descriptor.scale
     outputs = [(upscaler(pair.lr), pair.hr) for pair in pairs]
     return (

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bitsr.archs.upscaler import ModuleUpscaler
+from bitsr.errors import PictureError
 
 LIMIT = 0.02  # rms difference from bicubic, of a range of 1, that a trained network keeps on a smooth picture
 MARGIN = 3.0  # how many times closer than any other reading the right one must be
@@ -27,11 +28,13 @@ def distance(module: nn.Module) -> float:
     """rms difference between the network's output and the smooth picture's bicubic upscaling; inf if not finite."""
     upscale = ModuleUpscaler(module)
     picture = smooth_picture()
-    out = upscale(picture)
+    try:
+        out = upscale(picture)
+    except PictureError:  # NaN or infinite
+        return float("inf")
     batch = torch.from_numpy(picture).permute(2, 0, 1)[None]
     target = F.interpolate(batch, scale_factor=upscale.descriptor.scale, mode="bicubic", align_corners=False)
-    rms = float(np.sqrt(np.mean((out - target[0].permute(1, 2, 0).numpy()) ** 2)))
-    return rms if np.isfinite(rms) else float("inf")
+    return float(np.sqrt(np.mean((out - target[0].permute(1, 2, 0).numpy()) ** 2)))
 
 
 def best_reading(readings: Sequence[nn.Module]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,5 +105,6 @@ def stored_bits(path: Path) -> int:
 
     with safe_open(path, framework="numpy") as file:
         tensors = [file.get_slice(key) for key in file.keys()]  # noqa: SIM118 (no iterator)
-        largest = max(tensors, key=lambda tensor: sum(tensor.get_shape()))
-        return 16 if largest.get_dtype() in ("F16", "BF16") else 32
+        weights = [tensor for tensor in tensors if "F" in tensor.get_dtype()]
+        largest = max(weights, key=lambda tensor: math.prod(tensor.get_shape()), default=None)
+        return 16 if largest is not None and largest.get_dtype() in ("F16", "BF16") else 32

@@ -21,6 +21,15 @@ HIGHEST = 2.0  # of a float picture: what filters overshoot passes, a picture in
 ROWS = 64  # of a picture are rounded at a time
 
 
+def check_finite(out: NDArray, name: str) -> None:
+    """Raises `PictureError` if the network ``name`` gave NaN or infinite values."""
+    if bad := out.size - int(np.count_nonzero(np.isfinite(out))):
+        raise PictureError(
+            f"{name}: {bad} of {out.size} values of the output are NaN or infinite; nothing is written, start again "
+            "from sound weights"
+        )
+
+
 def rgb_to_ycbcr(rgb: NDArray) -> NDArray[np.float32]:
     """RGB to YCbCr; both HxWx3 with values in [0, 1]."""
     return ((np.asarray(rgb, np.float64) @ MATRIX.T + OFFSET) / 255).astype(np.float32)

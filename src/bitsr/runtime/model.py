@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsr.descriptor import Descriptor
-from bitsr.errors import BitsrError, PictureError
+from bitsr.errors import BitsrError
 from bitsr.format import read_program
 from bitsr.program.program import Program
 from bitsr.runtime.backends import make_runner
-from bitsr.runtime.color import check_rgb, from_float, from_network, to_float, to_network
+from bitsr.runtime.color import check_finite, check_rgb, from_float, from_network, to_float, to_network
 from bitsr.runtime.images import Report, upscale_path
 from bitsr.runtime.memory import input_pixels_that_fit
 from bitsr.runtime.padding import crop_to, pad_to_minimum
@@ -76,12 +76,7 @@ class Model:
         expected = (x.shape[0] * self.descriptor.scale, x.shape[1] * self.descriptor.scale)
         if out.shape[:2] != expected:
             raise BitsrError(f"{self.name}: the program gives {out.shape[:2]} for {x.shape[:2]}, not {expected}")
-        bad = out.size - int(np.count_nonzero(np.isfinite(out)))
-        if bad:
-            raise PictureError(
-                f"{self.name}: {bad} of {out.size} values of the output are NaN or infinite; "
-                "nothing is written, compress the model again from sound weights"
-            )
+        check_finite(out, self.name)
         return out
 
 
@@ -97,6 +92,3 @@ def open(path: str | Path, *, backend: str = "auto", threads: int | None = None)
     backend.
     """
     return Model(read_program(path), backend=backend, threads=threads, path=path)
-
-
-open_model = open
