@@ -24,6 +24,7 @@ from bitsr.methods.ptq.bounds import both_ends, minmax
 from bitsr.methods.ptq.config import GranularDQ
 from bitsr.methods.ptq.distill import step_of, train
 from bitsr.methods.ptq.pipeline import LayerStep, Seen, Stage, Work, layerwise, needs_integer_zero, round_to_nearest
+from bitsr.methods.ptq.samples import call_of
 from bitsr.parts.layers import QuantLayer, QuantMatMul
 from bitsr.parts.matmul import MatMul
 from bitsr.parts.quantizer import AffineQuantizer
@@ -91,7 +92,7 @@ class GranularNetwork(nn.Module):
     def bits_for(self, patch: Tensor) -> int:
         """GBC, then E2B for what got 8 bits.  ``patch``: (1, C, h, w)."""
         self.switch(GATE_BITS[-1])
-        bits = GATE_BITS[self.gate(first_features(self.network, self.first, patch))]
+        bits = GATE_BITS[self.gate(call_of(self.network, self.first, patch)[1])]
         if bits < GATE_BITS[-1]:
             return bits
         return ENTROPY_BITS[int((entropy(patch[0]) > self.limits).sum())]
@@ -122,27 +123,6 @@ class GranularNetwork(nn.Module):
 def pieces(length: int, patch: int) -> int:
     """How many about equal parts, none longer than ``patch``."""
     return math.ceil(length / patch)
-
-
-class _Seen(Exception):
-    """The first layer has run."""
-
-
-def first_features(network: nn.Module, first: str, x: Tensor) -> Tensor:
-    kept: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: object, y: Tensor) -> None:
-        kept.append(y)
-        raise _Seen
-
-    handle = network.get_submodule(first).register_forward_hook(keep)
-    try:
-        network(x)
-    except _Seen:
-        pass
-    finally:
-        handle.remove()
-    return kept[0]
 
 
 # ---- stages --------------------------------------------------------------------------------------------------------
@@ -191,7 +171,7 @@ def gate(work: Work) -> None:
     entropies = torch.stack([entropy(p) for p in patches])
     limits = torch.quantile(entropies, entropies.new_tensor(THRESHOLDS))
     first = next(iter(work.layers))
-    channels = first_features(work.student, first, work.batches[0][:1]).shape[1]
+    channels = call_of(work.student, first, work.batches[0][:1])[1].shape[1]
     chooser = Gate(channels, work.seed).to(work.batches[0].device)
     work.student = GranularNetwork(work.student, first, chooser, limits, config.patch)
 

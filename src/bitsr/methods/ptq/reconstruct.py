@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bitsr.methods.ptq.adaround import annealed_beta, regularizer
 from bitsr.methods.ptq.distill import Rates
 from bitsr.methods.ptq.pipeline import Stage, Work
+from bitsr.methods.ptq.samples import call_of
 from bitsr.parts.layers import QuantLayer, QuantMatMul
 from bitsr.parts.quantizer import AffineQuantizer
 from bitsr.parts.undecided import LearnedRounding
@@ -71,34 +72,12 @@ class Unit:
 Fit = Callable[[Unit, Work], None]
 
 
-class _Passed(Exception):
-    """The module asked for has run; the rest of the network need not."""
-
-
 @torch.no_grad()
 def passing(model: nn.Module, name: str, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor, tuple[object, ...]]:
     """(inputs, outputs) of module ``name``, over all ``batches``, and what else it takes, as the last one gave it."""
-    inputs: list[Tensor] = []
-    outputs: list[Tensor] = []
-    others: tuple[object, ...] = ()
-
-    def keep(_module: nn.Module, x: tuple[Tensor, ...], y: Tensor) -> None:
-        nonlocal others
-        inputs.append(x[0])
-        outputs.append(y)
-        others = x[1:]
-        raise _Passed
-
-    handle = model.get_submodule(name).register_forward_hook(keep)
-    try:
-        for batch in batches:
-            try:
-                model(batch)
-            except _Passed:
-                continue
-    finally:
-        handle.remove()
-    return torch.cat(inputs), torch.cat(outputs), others
+    calls = [call_of(model, name, batch) for batch in batches]
+    inputs, outputs = (torch.cat(parts) for parts in zip(*((x[0], y) for x, y in calls), strict=True))
+    return inputs, outputs, calls[-1][0][1:]
 
 
 def blockwise(fit: Fit) -> Stage:

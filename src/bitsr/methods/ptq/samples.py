@@ -7,6 +7,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,23 @@ class Kept:
 
 class _Seen(Exception):
     """All layers asked for have run; the rest of the network need not."""
+
+
+def call_of(model: nn.Module, name: str, x: Tensor) -> tuple[tuple[Any, ...], Tensor]:
+    """(inputs, output) of the module ``name`` where the network runs on ``x``; it stops there."""
+    call: list[tuple[tuple[Any, ...], Tensor]] = []
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> None:
+        call.append((inputs, y))
+        raise _Seen
+
+    handle = model.get_submodule(name).register_forward_hook(keep)
+    try:
+        with contextlib.suppress(_Seen):
+            model(x)
+    finally:
+        handle.remove()
+    return call[0]
 
 
 @dataclass
