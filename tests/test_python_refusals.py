@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import bitsr
-from bitsr.errors import ConfigError
+from bitsr.errors import ConfigError, PictureError
 from bitsr.methods.registry import METHODS
 from small_files import picture, write_pictures
 from tiny import make
@@ -125,6 +125,13 @@ def test_pictures_to_upscale(kind: str, tmp_path: Path) -> None:
     ):
         with pytest.raises(bitsr.BitsrError, match=words):
             model(wrong)
+
+
+def test_nan_of_a_module_is_no_picture() -> None:
+    module = make("msrresnet x4")
+    next(module.parameters()).data[0] = np.nan
+    with pytest.raises(PictureError, match="msrresnet: .* NaN or infinite"):
+        bitsr.ModuleUpscaler(module)(picture(8, 8))
 
 
 def test_a_checkpoint_is_no_packed_file(tmp_path: Path) -> None:
