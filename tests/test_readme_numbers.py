@@ -64,6 +64,19 @@ def test_quality_and_size() -> None:
     assert compared == 15
 
 
+def test_sentences_below_the_table() -> None:
+    common = {"dataset": "Set5", "options": "crops=128", "model": "mambairv2light_x4", "w_bits": "4"}
+    (ours,), (dobi,) = (rows_of("ptq", method=method, **common) for method in ("best", "dobi"))
+    (signs,) = rows_of("binary", method="BSSR+", dataset="Set5", model="swinir_light_x4", steps="2000")
+    for told in (
+        f"takes {int(ours['bytes']) / 1024:.0f} KiB and loses {-float(ours['gap']):.2f} dB at W4A4; DOBI loses "
+        f"{-float(dobi['gap']):.2f}.",
+        f"SwinIR-light takes {int(signs['bytes']) / 1024:.0f} KiB and loses {-float(signs['gap']):.2f} dB",
+        f"after {float(signs['train_seconds']) / 60:.0f} minutes of training",
+    ):
+        assert told in " ".join(README.split()), told
+
+
 def test_times() -> None:
     files = {"bitsr W8A8": ("native", "W8A8"), "bitsr fp32": ("native", "fp32"), "OpenVINO INT8": ("openvino-int8",)}
     files |= {"OpenVINO fp32": ("openvino",), "ONNX Runtime fp32": ("onnxruntime",)}
