@@ -18,6 +18,7 @@ from bitsr.data.files import check_output, write_atomically
 from bitsr.errors import BitsrError
 from small_files import write_checkpoint, write_pictures
 from test_cli import error_of, usage_code
+from tiny import make
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,16 @@ def test_numbers_in_python(tmp_path: Path) -> None:
     ):
         with pytest.raises(BitsrError, match="at least"):
             call()
+
+
+def test_what_cannot_be_packed_of_a_transformer_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_checkpoint(tmp_path / "model.safetensors", make("swinir light x4"))
+    words = ["compress", str(model), "-o", str(tmp_path / "a.bitsr"), "--method", "repq"]
+    assert main(words) == 1
+    assert "give softmax=affine" in error_of(capsys)
+    assert main([*words, "--a-bits", "16"]) == 0
 
 
 # ---- outputs ---------------------------------------------------------------------------------------------------------

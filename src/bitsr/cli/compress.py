@@ -85,9 +85,9 @@ def compress(
     words = [word for group in options for word in group]
     least = None if max_drop is None else FEWEST_BITS
     chosen = choose_config(words, config, method, bits, w_bits, a_bits, scope, effort, least)
-    if chosen.unpackable:
-        raise ConfigError(chosen.unpackable)
     module = load_checkpoint(model, device, threads, scale=scale, color=color, input_range=input_range)
+    if problem := chosen.unpackable(has_attention(module)):
+        raise ConfigError(problem)
     start = time.perf_counter()
     if goal is None:
         crops, rest = crops_and_rest(calib, module.descriptor.scale, seed=seed)
@@ -121,3 +121,10 @@ def compress(
     if quality is not None and quality.below_bicubic:
         warn(BELOW_BICUBIC)
     return 0
+
+
+def has_attention(module: Any) -> bool:
+    """Whether the torch module multiplies by weights that a softmax makes."""
+    from bitsr.parts.matmul import MatMul
+
+    return any(isinstance(part, MatMul) and part.softmax for part in module.modules())

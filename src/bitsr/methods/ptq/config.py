@@ -53,9 +53,9 @@ class PTQConfig:
         """The options that every method has."""
         return {option.name: getattr(self, option.name) for option in fields(PTQConfig)}
 
-    @property
-    def unpackable(self) -> str | None:
-        """Why no file can be made of any network so compressed, and what can be done instead; None where it can."""
+    def unpackable(self, attention: bool) -> str | None:
+        """Why no file can be made of a network so compressed, with ``attention`` maps or without, and what can be done
+        instead; None where it can."""
         return None
 
 
@@ -222,6 +222,11 @@ class RepQ(PTQConfig):
     softmax: Literal["log", "affine"] = "log"
     samples: int = 4096
 
+    def unpackable(self, attention: bool) -> str | None:
+        if not attention or self.softmax == "affine" or (self.attention_bits or self.a_bits) >= 16:
+            return None
+        return "repq's logarithmic softmax has no step in packed files; give softmax=affine, or measure it from Python"
+
 
 @dataclass(frozen=True)
 class SVDQuant(PTQConfig):
@@ -248,8 +253,7 @@ class PAMS(PTQConfig):
     crop: int = 32
     lr: float = 0.5
 
-    @property
-    def unpackable(self) -> str | None:
+    def unpackable(self, attention: bool) -> str | None:
         if not self.narrow or self.a_bits >= 16:
             return None
         return "PAMS's own grid of 2^b - 1 levels cannot be packed; leave out narrow=true, or measure it from Python"
@@ -347,8 +351,7 @@ class GranularDQ(PTQConfig):
                 f"A{self.a_bits}: give 8 bits (fixed bits are 2dquant with --w-bits 8 --a-bits N)"
             )
 
-    @property
-    def unpackable(self) -> str | None:
+    def unpackable(self, attention: bool) -> str | None:
         return (
             "granular-dq chooses bits while the network runs, so there is no file of it: measure it from Python with "
             "bitsr.compress and bitsr.evaluate; with fixed bits it is --method 2dquant --w-bits 8 --a-bits N"
