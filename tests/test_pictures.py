@@ -264,3 +264,60 @@ def test_write_atomically_into_a_missing_folder(tmp_path: Path) -> None:
 def test_encoded_jpeg_has_no_chroma_subsampling() -> None:
     with Image.open(io.BytesIO(pictures.encode(Picture(noise(3, height=16, width=16)), ".jpg"))) as image:
         assert image.layer[0][1:3] == (1, 1)  # sampling factors of luma
+
+
+# ---- what cameras and scanners write --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".jpg", ".webp", ".png"])
+def test_exif_of_a_camera_travels(suffix: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x829A] = 0.01  # exposure time
+    exif.get_ifd(0x8825)[1] = "N"
+    exif[271] = "maker"
+    Image.new("RGB", (4, 3)).save(tmp_path / "camera.jpg", exif=exif)
+    write_picture(tmp_path / f"a{suffix}", read_picture(tmp_path / "camera.jpg"))
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        assert image.getexif()[271] == "maker" and float(image.getexif().get_ifd(0x8769)[0x829A]) == 0.01
+
+
+def test_metadata_that_cannot_be_encoded_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("bitsr.data.pictures.encode", fail)
+    with pytest.raises(PictureError, match="cannot be written"):
+        write_picture(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_significant_bits_do_not_change_samples(bits: int, tmp_path: Path) -> None:
+    data = encode_png16(np.full((2, 3, 1), 40000, np.uint16))
+    end = 8 + 25  # signature and IHDR
+    chunk = b"sBIT" + bytes([bits])
+    (tmp_path / "a.png").write_bytes(
+        data[:end] + (1).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + data[end:]
+    )
+    assert (read_picture(tmp_path / "a.png").pixels == 40000).all()
+
+
+def test_premultiplied_and_unknown_channels_of_16_bit_tiff(tmp_path: Path) -> None:
+    pixels = np.array([[[20000, 0, 100, 32768], [0, 0, 0, 0]]], np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["assocalpha"])
+    expected = np.rint([20000 * 65535 / 32768, 0, 100 * 65535 / 32768, 32768])
+    assert read_picture(tmp_path / "a.tif").pixels.tolist() == [[expected.tolist(), [0, 0, 0, 0]]]
+    tifffile.imwrite(tmp_path / "b.tif", pixels, photometric="rgb", extrasamples=["unspecified"])
+    assert read_picture(tmp_path / "b.tif").pixels.tolist() == pixels[..., :3].tolist()
+
+
+def test_webp_keeps_what_is_behind_transparency(tmp_path: Path) -> None:
+    pixels = np.array([[[200, 10, 20, 0], [1, 2, 3, 255]]], np.uint8)
+    write_picture(tmp_path / "a.webp", pixels)
+    assert read_picture(tmp_path / "a.webp").pixels.tolist() == pixels.tolist()
+
+
+def test_a_link_to_nothing_is_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
+    assert list_pictures(tmp_path) == [tmp_path / "a.png"]
+    with pytest.raises(PictureError, match="no such picture"):
+        read_picture(tmp_path / "a.png")

@@ -27,6 +27,7 @@ STRUCTURE = {
 }  # fmt: skip
 """TIFF tags that lay out the file's pixels and must not travel to another file as EXIF."""
 PLAIN_TIFF = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+MOST_EXIF_OF_JPEG = 65533  # bytes; more is left out
 NO_ALPHA = (".jpg", ".jpeg", ".bmp")
 
 
@@ -106,7 +107,12 @@ def list_pictures(folder: str | Path) -> list[Path]:
 
 def is_picture(path: Path) -> bool:
     """Whether the name is that of a picture; hidden files are not."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and (path.is_file() or _dangles(path))
+
+
+def _dangles(path: Path) -> bool:
+    """A link to nothing: the reader says so."""
+    return path.is_symlink() and not path.exists()
 
 
 def write_picture(path: str | Path, picture: Picture | NDArray) -> None:
@@ -125,7 +131,7 @@ def write_picture(path: str | Path, picture: Picture | NDArray) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, encode(picture, path.suffix))
-    except (OSError, ValueError, PictureError) as error:
+    except Exception as error:  # encoders answer metadata that they cannot write with every kind of exception
         raise PictureError(f"{path}: cannot be written ({_one_line(error)})") from error
 
 
@@ -144,13 +150,14 @@ def encode(picture: Picture, suffix: str) -> bytes:
     samples = np.ascontiguousarray(to_uint8(pixels))
     image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)  # the shape tells L, LA, RGB, RGBA
     options: dict[str, Any] = {"icc_profile": picture.icc} if picture.icc else {}
-    if picture.exif:
+    jpeg = suffix in (".jpg", ".jpeg")
+    if picture.exif and not (jpeg and len(picture.exif) > MOST_EXIF_OF_JPEG):
         options["exif"] = picture.exif
-    if suffix in (".jpg", ".jpeg"):
+    if jpeg:
         options |= {"quality": 95, "subsampling": 0}
     elif suffix == ".webp":
-        options |= {"lossless": True}
-    elif suffix in (".tif", ".tiff"):
+        options |= {"lossless": True, "exact": True}
+    elif suffix in (".tif", ".tiff") and not picture.exif:  # libtiff cannot write what cameras put there
         options |= {"compression": "tiff_adobe_deflate"}
     buffer = io.BytesIO()
     image.save(buffer, FORMATS[suffix], **options)
@@ -209,10 +216,22 @@ def _read_tiff16(path: Path) -> Picture | None:
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             pixels = 65535 - pixels
         orientation, icc = page.tags.valueof(274, 1), page.tags.valueof(34675)
+        extra = page.extrasamples
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if extra and extra[0] == tifffile.EXTRASAMPLE.UNSPECIFIED:
+        pixels = pixels[..., : -len(extra)]
+    elif extra and extra[0] == tifffile.EXTRASAMPLE.ASSOCALPHA:
+        pixels = _divided_by_alpha(pixels)
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4):
         raise ValueError(f"a TIFF page of shape {pixels.shape} is not a picture")
     return Picture(_orient(pixels, int(orientation)), bytes(icc) if icc else None)
+
+
+def _divided_by_alpha(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Colours that were multiplied with their alpha, the last channel, as they had been; black where it is 0."""
+    colours, alpha = pixels[..., :-1].astype(np.float64), pixels[..., -1:]
+    colours = np.divide(colours * 65535, alpha, out=np.zeros_like(colours), where=alpha > 0)
+    return np.concatenate([np.rint(colours.clip(0, 65535)).astype(np.uint16), alpha], axis=2)
 
 
 def _encode_tiff16(picture: Picture) -> bytes:

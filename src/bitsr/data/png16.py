@@ -30,6 +30,7 @@ def read_png16(path: Path, max_pixels: int) -> NDArray[np.uint16]:
     with open(path, "rb") as file:
         reader = png.Reader(file=file)
         reader.preamble()
+        reader.sbit = None  # how many bits the camera had; all samples span 16
         if reader.width * reader.height > max_pixels:
             raise ValueError(f"{reader.width}x{reader.height} pixels are more than the limit of {max_pixels}")
         _refuse_bomb(path, reader.height * (reader.width * reader.planes * 2 + 16))

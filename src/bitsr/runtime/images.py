@@ -124,8 +124,8 @@ def upscale_files(
                 raise PictureError(f"{source}: its result {target} would replace that of {taken[target]}")
             if target.exists() and (replaced := sources.get(_identity(target), source)) != source:
                 raise PictureError(f"{source}: its result would replace the picture {replaced}; choose another folder")
-            taken[target] = source
             outcome = upscale_file(model, source, target, tile)
+            taken[target] = source
             done.append(outcome)
         except (BitsrError, OSError) as error:
             outcome = Failure(source, str(error))
