@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -12,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from bitsr.archs.imdn import IMDN
 from bitsr.cli.compress import compress
 from bitsr.cli.main import COMMANDS, main
+from bitsr.format import read_program, write_program
 from bitsr.methods.registry import METHODS
-from small_files import picture, write_checkpoint, write_pictures
+from small_files import write_pictures
 from without_torch import run_without_torch
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
@@ -146,6 +146,16 @@ def test_info_in_words(packed: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["info", str(packed)]) == 0
     out = capsys.readouterr().out
     assert "msrresnet" in out and "W4A8" in out and "counted" in out and "measured" in out and "method=minmax" in out
+
+
+def test_info_of_strange_words(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever wrote a file wrote its metadata too: nothing in them reaches the terminal as it is."""
+    program = read_program(packed)
+    for compression, shown in (("abc", ""), ([1], ""), ({"method": "\x1b[31mred\n"}, "'method=\\x1b[31mred\\n'")):
+        write_program(dataclasses.replace(program, meta={"compression": compression}), tmp_path / "a.bitsr")
+        assert main(["info", str(tmp_path / "a.bitsr")]) == 0
+        out = capsys.readouterr().out
+        assert shown in out and "\x1b" not in out
 
 
 def test_packed_files_need_no_torch(packed: Path, benchmark_folder: Path, tmp_path: Path) -> None:
@@ -325,77 +335,3 @@ def test_eval_errors(packed: Path, benchmark_folder: Path, tmp_path: Path, capsy
     ]:
         assert main(["eval", *arguments, "--json"]) == 1
         assert complaint in error_of(capsys)
-
-
-# ---- upscale ---------------------------------------------------------------------------------------------------------
-
-
-def test_upscale_one_picture(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = write_pictures(tmp_path / "in", ["a.png"], 20, 30) / "a.png"
-    assert main(["upscale", str(source), "-o", str(tmp_path / "large.png"), "--model", str(packed)]) == 0
-    assert Image.open(tmp_path / "large.png").size == (60, 40)
-    assert capsys.readouterr().err == ""
-
-
-def test_upscale_with_a_checkpoint_agrees_with_torch(checkpoint: Path, tmp_path: Path) -> None:
-    import bitsr
-
-    source = write_pictures(tmp_path / "in", ["a.png"], 20, 30) / "a.png"
-    assert main(["upscale", str(source), "-o", str(tmp_path / "out"), "--model", str(checkpoint), "--tile", "16"]) == 0
-    expected = bitsr.ModuleUpscaler(bitsr.load(checkpoint))(picture(20, 30))
-    result = np.asarray(Image.open(tmp_path / "out" / "a.png"))
-    assert np.abs(result.astype(int) - expected).max() <= 1
-
-
-def test_upscale_tells_what_tiling_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = write_checkpoint(tmp_path / "global.safetensors", IMDN(nf=16, upscale=2))
-    source = write_pictures(tmp_path / "in", ["a.png"], 40, 90) / "a.png"
-    for tile, told in (("auto", False), ("16", True)):
-        assert main(["upscale", str(source), "-o", str(tmp_path), "--model", str(model), "--tile", tile]) == 0
-        out = capsys.readouterr().out
-        assert ("tiling changed the result: " in out and "/255" in out) == told
-        assert ("in one piece" in out) != told
-
-
-def test_upscale_goes_on_after_a_corrupt_picture(
-    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = write_pictures(tmp_path / "in", ["a.png", "b.png", "c.png"], 20, 20)
-    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:200])
-    assert main(["upscale", str(folder), "-o", str(tmp_path / "out"), "--model", str(packed)]) == 1
-    captured = capsys.readouterr()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
-    assert "a.png: 40x40" in captured.out
-    failed, error = captured.err.splitlines()
-    assert failed.startswith("failed: ") and "b.png" in failed
-    assert error.startswith("error: 1 of 3 pictures failed: ") and error.endswith("b.png")
-
-
-def test_upscale_small_and_grey(packed: Path, tmp_path: Path) -> None:
-    Image.new("L", (1, 1), 128).save(tmp_path / "dot.png")
-    assert main(["upscale", str(tmp_path), "-o", str(tmp_path / "out"), "--model", str(packed)]) == 0
-    assert Image.open(tmp_path / "out" / "dot.png").size == (2, 2)
-
-
-def test_upscale_never_writes_two_results_to_one_name(packed: Path, tmp_path: Path) -> None:
-    sources = [
-        str(write_pictures(tmp_path / name, ["a.png"], 16, side) / "a.png") for name, side in (("x", 16), ("y", 20))
-    ]
-    assert main(["upscale", *sources, "-o", str(tmp_path / "out"), "--model", str(packed)]) == 1
-    assert Image.open(tmp_path / "out" / "a.png").size == (32, 32)
-
-
-def test_upscale_errors(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = write_pictures(tmp_path / "one", ["a.png"], 16, 16) / "a.png"
-    (tmp_path / "empty").mkdir()
-    before = first.read_bytes()
-    for arguments, complaint in [
-        ([str(first), "-o", str(first)], "would replace it"),
-        ([str(tmp_path / "one"), "-o", str(tmp_path / "one")], "would replace it"),
-        ([str(tmp_path / "one"), "-o", str(tmp_path / "out.png")], "give a folder"),
-        ([str(tmp_path / "empty"), "-o", str(tmp_path / "out")], "holds no pictures"),
-        (["missing.png", "-o", str(tmp_path / "out")], "missing.png: no such file"),
-    ]:
-        assert main(["upscale", *arguments, "--model", str(packed)]) == 1
-        assert complaint in error_of(capsys)
-    assert first.read_bytes() == before

@@ -52,6 +52,7 @@ def test_an_option_without_value_is_no_word(checkpoint: Path, tmp_path: Path) ->
         (["compress", "MODEL", "-o", "OUT", "--method", "minmax", "--seed", "-1"], "seed is at least 0, got -1"),
         (["compress", "MODEL", "-o", "OUT", "--method", "minmax", "--threads", "0"], "threads must be at least 1"),
         (["eval", "MODEL", "--data", "PHOTOS", "--threads", "0"], "threads must be at least 1"),
+        (["eval", "MODEL", "--data", "PHOTOS", "--threads", "3000000000"], "at most 4096"),
         (["analyze", "MODEL", "--seed", "-1"], "seed is at least 0, got -1"),
         (["eval", "bicubic", "--data", "PHOTOS", "--scale", "0"], "--scale 0: at least 1"),
         (["eval", "bicubic", "--data", "PHOTOS", "--scale", "-2"], "--scale -2: at least 1"),

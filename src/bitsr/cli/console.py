@@ -93,7 +93,10 @@ def counting(what: str) -> Iterator[Callable[..., None]]:
 
 def _progress(*columns: Any) -> Progress:
     console = Console(stderr=True)
-    return Progress(SpinnerColumn(), *columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(
+        SpinnerColumn(), *columns, console=console, transient=True, disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # lines for a file or a pipe go there
+    )  # fmt: skip
 
 
 def human_bytes(count: int) -> str:

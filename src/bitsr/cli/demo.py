@@ -19,7 +19,7 @@ from bitsr.cli.config import choose_config
 from bitsr.cli.console import human_bytes, option, print_table, working
 from bitsr.cli.models import load_checkpoint
 from bitsr.data.benchmark import crop_to_multiple
-from bitsr.data.files import check_output
+from bitsr.data.files import check_output, write_atomically
 from bitsr.data.imresize import imresize
 from bitsr.data.pictures import read_rgb, write_picture
 from bitsr.errors import BitsrError
@@ -89,7 +89,7 @@ def run(checkpoint: Path, picture: Path, output: Path, options: tuple[str, ...] 
     write_picture(output / "upscaled.png", results[-1])
     write_picture(output / "before_after.png", before_after(lr, results[0], results[-1], hr, scale))
     report = {"scale": scale, "compress_seconds": seconds, "rows": [asdict(row) for row in rows]}
-    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_atomically(output / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     print_table((f"x{scale}, one picture", "PSNR-Y (dB)", "SSIM-Y", "file", "seconds"), map(cells, rows))
     print(f"Compressed in {seconds:.0f} s. Before and after: {output / 'before_after.png'}   The model: {packed}")
     return rows

@@ -43,10 +43,11 @@ def info(file: Annotated[Positional[Path], option("FILE")], /, *, json: Flag = F
     for key in ("file", "arch", "scale", "color", "tiling", "parameters"):
         print(f"{key:12} {content[key]}")
     print(f"{'size':12} {human_bytes(content['file_bytes'])} ({content['file_bytes']} bytes, measured)")
-    if compression := content["meta"].get("compression"):
+    compression = content["meta"].get("compression")
+    if isinstance(compression, dict):
         shown = {key: value for key, value in compression.items() if key != "layer_bits"}  # which the tables show
-        options = {key: value for key, value in shown.items() if value is not None}
-        print(f"{'compressed':12} " + ", ".join(f"{key}={value}" for key, value in options.items()))
+        words = [f"{key}={value}" for key, value in shown.items() if value is not None]
+        print(f"{'compressed':12} " + ", ".join(word if word.isprintable() else ascii(word) for word in words))
     print_table(("bits", "layers", "bytes (counted)"), totals(content["layers"]))
     columns = ("name", "kind", "w_bits", "a_bits", "bytes")
     print_table(("layer", *columns[1:]), [[layer[column] for column in columns] for layer in content["layers"]])

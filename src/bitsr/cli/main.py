@@ -5,6 +5,7 @@ Exit code 0: done; 1: failed, with one line `error: ...` on stderr; 2: bad usage
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, but leaves with `SystemExit` (2, or 0 for --help) where tyro does."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what it cannot encode
+        utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     try:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

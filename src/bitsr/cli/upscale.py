@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
@@ -56,7 +57,8 @@ def upscale(
         def on_picture(outcome: Done | Failure) -> None:
             advance(next(number), len(jobs))
             if isinstance(outcome, Done):
-                print(outcome, flush=True)
+                with suppress(BrokenPipeError):  # nobody reads on; the pictures are wanted all the same
+                    print(outcome, flush=True)
             elif len(jobs) > 1:
                 print(f"failed: {outcome}", file=sys.stderr, flush=True)
 
@@ -79,22 +81,23 @@ def tile_side(word: str) -> int | Literal["auto"]:
 
 
 def plan(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
-    """(source, target) of every picture; raises `BitsrError` if an input is missing or empty or ``output`` unfit."""
+    """(source, target) of every picture; raises `BitsrError` if the only input is missing, a folder empty, or
+    ``output`` unfit."""
     named = output.suffix.lower() in SUFFIXES and not output.is_dir()
     if named and (len(inputs) > 1 or inputs[0].is_dir()):
         raise ConfigError(f"-o {output} is one file; for several pictures give a folder")
     meant = output.suffix.lower() in Image.registered_extensions() and not output.is_dir()
     if not named and (meant or output.is_file()):
         raise ConfigError(f"-o {output} is neither a folder nor a picture that is written ({', '.join(SUFFIXES)})")
+    if len(inputs) == 1 and not inputs[0].is_dir():
+        need_file(inputs[0])
     return [(source, output if named else output / source.name) for source in _pictures(inputs)]
 
 
 def _pictures(inputs: Iterable[Path]) -> Iterable[Path]:
+    """Of folders and files; what is missing among several is reported when its turn comes."""
     for path in inputs:
-        if path.is_dir():
-            yield from list_pictures(path)
-        else:
-            yield need_file(path)
+        yield from list_pictures(path) if path.is_dir() else [path]
 
 
 def open_runner(path: Path, backend: str, threads: int | None) -> bitsr.Model:

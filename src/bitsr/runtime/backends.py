@@ -33,10 +33,13 @@ def make_runner(program: Program, backend: str = "auto", threads: int | None = N
     return backend, MAKERS[backend](program, threads)
 
 
+MOST_THREADS = 4096
+
+
 def check_threads(threads: int | None) -> None:
-    """Raises `ConfigError` for less than one thread; None leaves the number to the backend."""
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads must be at least 1, got {threads}")
+    """Raises `ConfigError` for less than one thread or senselessly many; None leaves the number to the backend."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads must be at least 1 and at most {MOST_THREADS}, got {threads}")
 
 
 def native_is_built() -> bool:
