@@ -150,6 +150,22 @@ def test_the_change_by_tiling_a_global_network_is_measured() -> None:
     assert "tiling changed the result: not measured" in str(tight)
 
 
+def test_windows_stay_in_place_where_the_change_by_tiling_is_measured() -> None:
+    """A network of windows of 4 that never look beyond gives the same with any tiles."""
+
+    def network(x: np.ndarray) -> np.ndarray:
+        height, width = x.shape[0] // 4, x.shape[1] // 4
+        means = x.reshape(height, 4, width, 4, 3).mean((1, 3))
+        return means.repeat(4, 0).repeat(4, 1)
+
+    x = np.random.default_rng(0).random((48, 48, 3)).astype(np.float32)
+    for reach in (0, 4, 6):
+        descriptor = Descriptor("windows", 1, tiling="global", reach=reach, multiple=4)
+        out, tiled = run_tiled(network, x, descriptor, 16, 30 * 30)
+        assert np.array_equal(out, network(x))
+        assert tiled.difference is None or tiled.difference.largest == 0
+
+
 def test_a_tile_needs_a_side() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         run_tiled(lambda x: x, noise(4, 4, dtype=np.float32), Descriptor("x", 1), 0, 100)
@@ -395,3 +411,11 @@ def test_maps_that_wait_for_a_later_step_are_counted() -> None:
 
 def test_available_memory_is_plausible() -> None:
     assert 2**24 < available_bytes() < 2**50
+
+
+def test_a_container_may_have_less_memory_than_its_machine(tmp_path: Path) -> None:
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(tmp_path) > 2**24
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert available_bytes(tmp_path) == 4000

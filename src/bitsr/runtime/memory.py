@@ -35,8 +35,18 @@ def input_pixels_that_fit(program: Program, arena_bytes: Callable[[int, int], in
     return max(1, int(most))
 
 
-def available_bytes() -> int:
-    """Memory that can be had without swapping, in bytes; half of the whole where the system does not tell."""
+def available_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that can be had without swapping, in bytes: of the machine, or of the control group, a container for
+    example, if that is less."""
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such group, or its limit is the word max
+        return _of_the_machine()
+    return min(_of_the_machine(), max(0, limit - used))
+
+
+def _of_the_machine() -> int:
+    """Half of the whole where the system does not tell."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -149,7 +149,7 @@ def _run_grid(
     assert out is not None
     changes, difference = descriptor.tiling == "global", None
     if changes:
-        difference = _difference(network, x, out, *_central(grid, height, width), scale, most_pixels)
+        difference = _difference(network, x, out, *_central(grid, height, width), descriptor, most_pixels)
     return out, Tiling(len(grid), side, changes, difference)
 
 
@@ -172,18 +172,18 @@ def _difference(
     out: NDArray[np.float32],
     rows: Span,
     columns: Span,
-    scale: int,
+    descriptor: Descriptor,
     most_pixels: int,
 ) -> Difference | None:
-    """Run one tile again with up to twice the side, as memory allows, and compare what it gives."""
+    """Run one tile again with up to twice the side, as memory allows, and compare what it gives.  Windows stay where
+    they were."""
+    scale, unit = descriptor.scale, descriptor.multiple
     sides = rows.last - rows.first, columns.last - columns.first
     growth = min(1.0, math.sqrt(most_pixels / (sides[0] * sides[1])) - 1)
-    wide = [
-        span._replace(
-            first=max(0, span.first - int(growth * side / 2)), last=min(length, span.last + int(growth * side / 2))
-        )
-        for span, side, length in zip((rows, columns), sides, x.shape[:2], strict=True)
-    ]
+    wide = []
+    for span, side, length in zip((rows, columns), sides, x.shape[:2], strict=True):
+        more_of = int(growth * side / 2) // unit * unit
+        wide.append(span._replace(first=max(0, span.first - more_of), last=min(length, span.last + more_of)))
     if growth <= 0 or wide == [rows, columns]:
         return None
     try:
