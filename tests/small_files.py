@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,14 @@ def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     waves = [np.sin(x / rng.uniform(3, 9) + c) + np.cos(y / rng.uniform(3, 9)) for c in range(3)]
     values = 128 + 50 * np.stack(waves, axis=-1) + rng.normal(0, 2, (height, width, 3))
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def noise(height: int, width: int, channels: int = 3, dtype: type = np.uint8, seed: int = 0) -> NDArray[Any]:
+    """HxWxC of uint8, uint16 or float32 in 0..1, every value as likely."""
+    rng = np.random.default_rng(seed)
+    if dtype is np.float32:
+        return rng.random((height, width, channels), np.float32)
+    return rng.integers(0, np.iinfo(dtype).max + 1, (height, width, channels)).astype(dtype)
 
 
 def write_checkpoint(path: Path, module: nn.Module | None = None, scale: int = 4) -> Path:
