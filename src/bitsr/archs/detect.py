@@ -67,14 +67,18 @@ def detect(state: StateDict, arch: str | None = None) -> tuple[Network, Config]:
     )
 
 
+def network_of(module: nn.Module) -> Network | None:
+    """The entry of the module's class; None for a class that is not ours."""
+    return next((network for network in NETWORKS if type(module) is network.build), None)
+
+
 def descriptor_of(module: nn.Module) -> Descriptor:
     """The descriptor attached to a module, else the one its class implies; raises `ConfigError` if there is neither."""
     attached: Any = getattr(module, "descriptor", None)
     if isinstance(attached, Descriptor):
         return attached
-    for network in NETWORKS:
-        if type(module) is network.build:
-            return network.descriptor(module)
+    if network := network_of(module):
+        return network.descriptor(module)
     raise ConfigError(
         f"{type(module).__name__} has no descriptor: set module.descriptor = bitsr.Descriptor(arch, scale, ...)"
     )

@@ -46,6 +46,10 @@ class Network:
         """Keywords that weights do not tell; a checkpoint written by bitsr notes them."""
         return tuple(dict.fromkeys((*self.undecided, *([self.range_keyword] if self.range_keyword else []))))
 
+    def untold_of(self, module: nn.Module) -> Config:
+        """Those keywords as ``module`` has them."""
+        return {key: getattr(module, key) for key in self.untold if hasattr(module, key)}
+
 
 def shape(state: StateDict, key: str, rank: int = 4) -> tuple[int, ...]:
     """The shape of a tensor that must be there; raises `CheckpointError` if it is missing or of another rank."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bitsr.archs.detect import NETWORKS, descriptor_of, names
+from bitsr.archs.detect import NETWORKS, descriptor_of, names, network_of
 from bitsr.archs.load import load
 from bitsr.errors import ConfigError
 from bitsr.training.body_start import body_start
@@ -53,12 +53,11 @@ def _checkpoint(recipe: Recipe) -> nn.Module:
 def _rescaled(recipe: Recipe, data: CropDataset) -> nn.Module:
     """The network of the checkpoint ``recipe.body``, at the recipe's scale."""
     body = load(Path(recipe.body), arch=recipe.arch or None, input_range=recipe.input_range)
-    network = next(network for network in NETWORKS if type(body) is network.build)
-    config = network.detect(body.state_dict())
-    assert config is not None, "the network was just loaded"
-    config |= {key: getattr(body, key) for key in network.untold if hasattr(body, key)}
+    network = network_of(body)
+    config = network and network.detect(body.state_dict())
+    assert network and config, "the network was just loaded"
     torch.manual_seed(recipe.seed)
-    module = network.build(**config | {"upscale": recipe.scale})
+    module = network.build(**config | network.untold_of(body) | {"upscale": recipe.scale})
     body_start(module, body, data, np.random.default_rng(recipe.seed))
     return module
 

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import save
 from torch import nn
 
-from bitsr.archs.detect import NETWORKS
+from bitsr.archs.detect import network_of
 from bitsr.archs.load import NOTE
 from bitsr.data.files import write_atomically
 from bitsr.errors import ConfigError, UnsupportedLayer
@@ -91,13 +91,14 @@ def write_weights(run: Run, out: Path) -> Path:
 
 def _origin(run: Run, module: nn.Module) -> dict[str, Any]:
     """One entry of the metadata (several would stand in random order), with what the weights do not tell."""
-    keywords = next((network.untold for network in NETWORKS if type(module) is network.build), ())
-    config = {key: getattr(module, key) for key in keywords if hasattr(module, key)}
+    network = network_of(module)
+    config = network.untold_of(module) if network else {}
     return {"arch": run.recipe.arch, "steps": run.progress.step, "config": config}
 
 
 def _halved(module: nn.Module) -> dict[str, Any]:
     """The state dict in fp16, without buffers that follow from the hyper-parameters."""
-    derived = next((network.derived for network in NETWORKS if type(module) is network.build), ())
+    network = network_of(module)
+    derived = network.derived if network else ()
     state = {key: value for key, value in module.state_dict().items() if key.rpartition(".")[2] not in derived}
     return {key: (v.half() if v.is_floating_point() else v).contiguous() for key, v in state.items()}
