@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle, unfold
 
 from bitsr.training.data import CropDataset
+from bitsr.training.least_squares import least_squares
 
 BATCHES, CROPS = 24, 8
-RIDGE = 1e-6  # of the features' mean square
 
 
 def body_start(model: nn.Module, body: nn.Module, data: CropDataset, rng: np.random.Generator) -> None:
@@ -36,21 +36,19 @@ def fit_last(model: nn.Module, last: nn.Conv2d, data: CropDataset, rng: np.rando
     last.bias.zero_()
     features: list[Tensor] = []
     handle = last.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    taps = last.weight[0].numel() + 1
-    gram = torch.zeros(taps, taps, dtype=torch.float64)
-    moments = torch.zeros(taps, last.out_channels, dtype=torch.float64)
-    for _ in range(BATCHES):
-        lr, hr = data.batch(CROPS, rng)
+
+    def part(lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
         wanted = pixel_unshuffle(hr - model(lr), data.scale)  # what this convolution has to add
         x = unfold(features.pop(), last.kernel_size, padding=last.padding).transpose(1, 2).flatten(0, 1)  # type: ignore[arg-type]
-        x = torch.cat([x, torch.ones(len(x), 1)], 1).double()
-        gram += x.T @ x
-        moments += x.T @ wanted.permute(0, 2, 3, 1).flatten(0, 2).double()
+        x = torch.cat([x, torch.ones(len(x), 1)], 1)
+        return x.double(), wanted.permute(0, 2, 3, 1).flatten(0, 2).double()
+
+    solved = least_squares(part(*data.batch(CROPS, rng)) for _ in range(BATCHES))
     handle.remove()
+    lr, _ = data.batch(1, rng)
     zero = model(lr)
     last.bias.fill_(1)
     unit = float((model(lr) - zero).mean())  # of a network that works on 0..255, 1/255
-    ridge = RIDGE * gram.trace() / taps * torch.eye(taps, dtype=torch.float64)
-    found = torch.linalg.solve(gram + ridge, moments).T.float() / unit
+    found = solved.T.float() / unit
     last.weight.copy_(found[:, :-1].reshape(last.weight.shape))
     last.bias.copy_(found[:, -1])

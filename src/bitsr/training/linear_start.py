@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from bitsr.archs.imdn import IMDN
 from bitsr.archs.rfdn import RFDN
 from bitsr.archs.swinir import SwinIR
 from bitsr.errors import ConfigError
 from bitsr.training.data import CropDataset
+from bitsr.training.least_squares import least_squares
 
 REACH = 5
 
@@ -64,17 +65,16 @@ def ends_of(model: nn.Module) -> Ends:
 
 def fit_filters(data: CropDataset, rng: np.random.Generator, batches: int = 24) -> NDArray[np.float64]:
     """Least-squares 5x5 filter for each of the scale**2 output phases: (scale**2, 5, 5), one for all colours."""
-    s, taps = data.scale, REACH * REACH
-    gram, moments = np.zeros((taps, taps)), np.zeros((taps, s * s))
-    for _ in range(batches):
-        lr, hr = data.batch(8, rng)
-        x = nn.functional.unfold(lr.flatten(0, 1)[:, None], REACH).transpose(1, 2).reshape(-1, taps)
+    s = data.scale
+
+    def part(lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
+        x = nn.functional.unfold(lr.flatten(0, 1)[:, None], REACH).transpose(1, 2).flatten(0, 1)
         inner = hr.flatten(0, 1)[:, None, 2 * s : -2 * s, 2 * s : -2 * s]
         y = nn.functional.pixel_unshuffle(inner, s).permute(0, 2, 3, 1).reshape(-1, s * s)
-        gram += (x.T @ x).double().numpy()
-        moments += (x.T @ y).double().numpy()
-    ridge = 1e-6 * np.trace(gram) / taps
-    return np.linalg.solve(gram + ridge * np.eye(taps), moments).T.reshape(s * s, REACH, REACH)
+        return x, y
+
+    found: NDArray[np.float64] = least_squares(part(*data.batch(8, rng)) for _ in range(batches)).numpy()
+    return found.T.reshape(s * s, REACH, REACH)
 
 
 @torch.no_grad()
