@@ -18,12 +18,7 @@ from bitsr.data.imresize import imresize
 from bitsr.data.pictures import list_pictures, read_rgb, write_picture
 from bitsr.errors import ConfigError, PictureError
 from bitsr.training.data import split as training_split
-from small_files import write_pictures
-
-
-def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels)).astype(np.uint8)
-
+from small_files import noise, write_pictures
 
 # --- imresize ---------------------------------------------------------------------------------------------------------
 
