@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from bitsr.archs.swinir import SwinBlock, merge, partition  # noqa: E402
+from bitsr.archs.swinir import SwinBlock, merge, partition, shift_mask  # noqa: E402
 from bitsr.descriptor import Descriptor  # noqa: E402
 from bitsr.lowering import Builder, lower  # noqa: E402
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, largest, quantized_layers  # noqa: E402
@@ -172,7 +172,7 @@ def test_window_attention_on_identical_inputs(bits: str | None, row_scale: bool,
         block.attn.matmul_qk.register_forward_pre_hook(lambda _, inputs: operands.append(inputs)),
         block.attn.matmul_av.register_forward_pre_hook(lambda _, inputs: operands.append(inputs)),
     ]
-    block.attn(torch.zeros(*windows.shape[:2], 12), block.mask(8, 12))
+    block.attn(torch.zeros(*windows.shape[:2], 12), shift_mask(8, 12, step.window, step.shift) if step.shift else None)
     for hook in hooks:
         hook.remove()
     (q, k_t), (attention, v) = operands

@@ -176,7 +176,7 @@ def test_attention_sees_its_window_and_region(rng):
 
     q, k, v = np.split(split(np.roll(x, (-shift, -shift), (0, 1))).astype(float), 3, axis=2)
     regions = shift_regions(height, width, window, shift)
-    apart = (regions[:, :, None] != regions[:, None, :]) * -100.0
+    apart = np.where(regions[:, :, None] != regions[:, None, :], -np.inf, 0)
     parts = []
     for h in range(heads):
         here = slice(h * d, (h + 1) * d)

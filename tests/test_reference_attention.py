@@ -119,5 +119,5 @@ def test_one_block_of_the_network() -> None:
     step = steps.WindowAttention("y", "x", "t", 2, 4, 2, block.attn.scale)
     ours = block.attn.proj(torch.from_numpy(both(step, {"x": qkv}, t=table)))
     y = partition(torch.from_numpy(x)[None].roll((-2, -2), (1, 2)), 4)
-    theirs = merge(block.attn(y, block.mask(8, 12)), 4, 8, 12).roll((2, 2), (1, 2))[0]
+    theirs = merge(block.attn(y, shift_mask(8, 12, 4, 2)), 4, 8, 12).roll((2, 2), (1, 2))[0]
     close(ours.numpy(), theirs.numpy())

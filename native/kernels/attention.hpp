@@ -42,7 +42,7 @@ static std::size_t attention_scratch(int channels, int heads, int width) {
     return AttentionScratch(nullptr, channels / heads, width).words;
 }
 
-constexpr float masked = -100.0f * log2e;
+constexpr float unseen = -1e30f;  // a score of no weight
 
 // L words to where DotOf<format>::weight reads them.
 template <Format format>
@@ -242,7 +242,7 @@ struct Head {
         if (a.regions) {
             const I here = load<I>(a.regions + i);
 #pragma GCC unroll 16
-            for (int n = 0; n < many; ++n) x[n] = here == a.regions[j + n] ? x[n] : x[n] + masked;
+            for (int n = 0; n < many; ++n) x[n] = here == a.regions[j + n] ? x[n] : splat(unseen);
         }
     }
 

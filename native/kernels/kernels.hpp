@@ -79,9 +79,9 @@ enum class Function { relu, leaky_relu, gelu, sigmoid, tanh, clip, softplus };
 
 // Attention of the queries of one window, head after head; tokens are words, channels planes.  There may be more keys
 // and values than queries, which then are the first of the tokens.
-// score = (scale q) k^T + bias, -100 where regions differ; output = softmax(score) v.  With `row_scale`, for values of u8
-// alone, the weights of a query are divided by the largest of them before they become codes, and the output is multiplied
-// by it.
+// score = (scale q) k^T + bias, of no weight where regions differ; output = softmax(score) v.  With `row_scale`, for
+// values of u8 alone, the weights of a query are divided by the largest of them before they become codes, and the output
+// is multiplied by it.
 struct Attention {
     Planes qkv;             // f32: C planes of queries, C of keys, C of values; 16 words behind them are read
     Planes output;          // f32: C planes

@@ -116,8 +116,8 @@ private:
             }
             const int lane = query % lanes_;
             const double bias = a_.bias[head * a_.bias_pitch + a_.query_bias[query - lane] + a_.key_bias[j] + lane];
-            const double masked = a_.regions && a_.regions[query] != a_.regions[j] ? 100 : 0;
-            scores.push_back({product + bias * std::log(2.0) - masked, std::abs(bias) + masked});
+            const bool seen = !a_.regions || a_.regions[query] == a_.regions[j];
+            scores.push_back({seen ? product + bias * std::log(2.0) : -1e30, std::abs(bias)});
             sizes.push_back(c_.scores == Format::u8 ? std::abs(product) : size);
             sums.push_back(sum);
         }

@@ -9,13 +9,13 @@ from bitsr.program.arrays import Array
 from bitsr.program.frame import Frame
 from bitsr.program.steps import Attention, OverlappingAttention, WindowAttention
 
-MASKED = -100.0  # added to the score of tokens that were no neighbours before the shift
+MASKED = -np.inf  # score of tokens that were no neighbours before the shift
 
 
 def window_attention(step: WindowAttention, frame: Frame) -> Array:
     arrays, x = frame.arrays, frame.values[step.qkv]
     height, width, _ = x.shape
-    regions = arrays.array(shift_regions(height, width, step.window, step.shift)) if step.shift else None
+    regions = shift_regions(height, width, step.window, step.shift) if step.shift else None
     q, k, v = _split(arrays.roll(x, -step.shift) if step.shift else x, step, frame)
     y = _attend(q, k, v, regions, step, frame)
     return arrays.roll(y, step.shift) if step.shift else y
@@ -27,7 +27,7 @@ def overlapping_attention(step: OverlappingAttention, frame: Frame) -> Array:
     return _attend(_split(x, step, frame)[0], k, v, None, step, frame)
 
 
-def _attend(q: Array, k: Array, v: Array, regions: Array | None, step: Attention, frame: Frame) -> Array:
+def _attend(q: Array, k: Array, v: Array, regions: NDArray[np.uint8] | None, step: Attention, frame: Frame) -> Array:
     """The map of what the queries see; operands are windows x heads x tokens x d, ``regions`` windows x tokens.
 
     Windows are independent of each other: they are worked on in slabs, so that the maps stay small.
@@ -44,7 +44,8 @@ def _attend(q: Array, k: Array, v: Array, regions: Array | None, step: Attention
         scores += bias
         if regions is not None:
             here = regions[some]
-            scores += (arrays.floats(here[:, :, None] != here[:, None, :]) * MASKED)[:, None]
+            strange = here[:, None, :, None] != here[:, None, None, :]
+            scores += arrays.array(np.where(strange, MASKED, 0).astype(np.float32))
         parts.append(_weighted(softmax_(scores, frame), v[some], step, frame))
     side = step.window
     y = arrays.concatenate(parts, 0).reshape(height // side, width // side, step.heads, side, side, -1)

@@ -147,7 +147,7 @@ class WindowAttention(Step):
 
     ``qkv`` is HxWx3C: all queries, then keys, then values, each split into ``heads``.  H and W are multiples of the
     window.  With ``shift`` the windows are those of the map rolled by -shift in both axes, and tokens that were no
-    neighbours do not see each other (-100 is added to the score).  score = (scale q) k^T + bias; the bias of head h for
+    neighbours do not see each other (the weight is 0).  score = (scale q) k^T + bias; the bias of head h for
     the tokens a, b is ``bias_table``[(dy + window - 1) * (2 window - 1) + dx + window - 1, h] with
     (dy, dx) = position(a) - position(b).
     With quantizers the four operands (scale q, k, softmax map, v) are codes and both products integer.  With
