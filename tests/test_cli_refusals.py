@@ -43,6 +43,12 @@ def test_an_option_without_value_is_no_word(checkpoint: Path, tmp_path: Path) ->
     assert usage_code(["compress", str(checkpoint), "-o", str(tmp_path / "x.bitsr"), "--color", "None"]) == 2
 
 
+@pytest.mark.parametrize("second", [["--data", "b"], ["--data=b"]])
+def test_an_option_given_twice_is_refused(second: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "bicubic", "--scale", "2", "--data", "a", *second]) == 2
+    assert error_of(capsys) == "--data is given 2 times: once, please, and several values with commas"
+
+
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "analyze": analyze,
     "table": table,
 }
+REPEATABLE = ("--set",)
 
 DESCRIPTION = """Compress image super-resolution networks to few bits and run the packed result.
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
         sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     try:
+        refuse_repeated(words)
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="bitsr",
@@ -80,3 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return 130
+
+
+def refuse_repeated(words: Sequence[str]) -> None:
+    """tyro would take the last of several without a word."""
+    names = [word.partition("=")[0] for word in words if word.startswith("-") and word != "--debug"]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1 and name not in REPEATABLE:
+            raise UsageError(f"{name} is given {names.count(name)} times: once, please, and several values with commas")
