@@ -11,12 +11,13 @@ pictures, by which options are chosen; without ``--sets`` nothing else is measur
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 import zlib
 from pathlib import Path
 from typing import Any
+
+from rows import Table
 
 import bitsr
 from bitsr.training.recipe import Recipe, recipe_from
@@ -85,22 +86,6 @@ def recipe_of(entries: dict[str, Any], options: argparse.Namespace) -> Recipe:
     )  # fmt: skip
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    new = not path.exists()
-    with open(path, "a", newline="") as out:
-        table = csv.DictWriter(out, COLUMNS, lineterminator="\n", restval="")
-        if new:
-            table.writeheader()
-        table.writerow(row)
-
-
 def packed(trained: Trained, scale: int) -> Path:
     """The packed file of a run; one of full precision is packed here."""
     if trained.weights is None:
@@ -127,6 +112,7 @@ def main() -> None:
     options = parser.parse_args()
 
     options.runs.mkdir(parents=True, exist_ok=True)
+    table = Table(options.out, COLUMNS)
     start = options.runs / f"{options.init.stem}.bitsr"
     bitsr.save(bitsr.load(options.init, scale=options.scale), start)
     floating = bitsr.open(start, threads=1)
@@ -140,7 +126,7 @@ def main() -> None:
             "model": options.init.stem, "method": name, "options": json.dumps(entries), "seed": recipe.seed,
             "steps": recipe.steps, "batch": recipe.batch, "crop": recipe.crop, "lr": recipe.lr,
         }  # fmt: skip
-        if any(all(old[k] == str(v) for k, v in row.items()) for old in read_rows(options.out)):
+        if table.find(**row) is not None:
             continue
         digest = zlib.crc32(json.dumps(recipe.to_dict()).encode())
         folder = options.runs / f"{re.sub('[^a-zA-Z0-9]+', '_', name)}_{digest:08x}"
@@ -151,7 +137,7 @@ def main() -> None:
         file = packed(trained, options.scale)
         row["bytes"] = file.stat().st_size
         if not options.sets:
-            append_row(options.out, row)
+            table.add(**row)
         model = bitsr.open(file, threads=1)
         for data in options.sets:
             result, before = bitsr.evaluate(model, data, options.scale), full[data].psnr_y
@@ -160,7 +146,7 @@ def main() -> None:
                 "psnr_y": f"{result.psnr_y:.4f}", "gap": f"{result.psnr_y - before:.4f}",
                 "ssim_y": f"{result.ssim_y:.4f}",
             }  # fmt: skip
-            append_row(options.out, row)
+            table.add(**row)
             print("   ", data.name, f"{result.psnr_y:.2f} ({result.psnr_y - before:+.2f})", flush=True)
 
 

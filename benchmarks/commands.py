@@ -6,13 +6,14 @@ python benchmarks/commands.py --checkpoint swinir_light_x4.safetensors --calib T
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from rows import Table
 
 
 def run(words: list[str], threads: int) -> tuple[float, float, float]:
@@ -47,16 +48,12 @@ def main() -> None:
             "eval packed (torch arrays)": ["eval", packed, *data, "--backend", "torch"],
             "eval packed (NumPy)": ["eval", packed, *data, "--backend", "reference"],
         }  # fmt: skip
-        with options.out.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if not file.tell():
-                writer.writerow(["model", "command", "data", "threads", "wall_s", "cpu_s", "peak_rss_mib"])
-            for name, words in commands.items():
-                wall, cpu, rss = run(words, options.threads)
-                writer.writerow([options.checkpoint.stem, name, options.data.name, options.threads,
-                                 f"{wall:.1f}", f"{cpu:.1f}", f"{rss:.0f}"])  # fmt: skip
-                file.flush()
-                print(name, f"{wall:.1f} s wall, {cpu:.1f} s CPU, {rss:.0f} MiB", flush=True)
+        table = Table(options.out, ["model", "command", "data", "threads", "wall_s", "cpu_s", "peak_rss_mib"])
+        for name, words in commands.items():
+            wall, cpu, rss = run(words, options.threads)
+            table.add(model=options.checkpoint.stem, command=name, data=options.data.name, threads=options.threads,
+                      wall_s=f"{wall:.1f}", cpu_s=f"{cpu:.1f}", peak_rss_mib=f"{rss:.0f}")  # fmt: skip
+            print(name, f"{wall:.1f} s wall, {cpu:.1f} s CPU, {rss:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Each checkpoint is first packed as `bitsr compress --bits 8` does it; checkpoint
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from rows import Table
 
 BUNDLED = ("swinir_light_x4", "rfdn_x4")
 COLUMNS = (
@@ -50,10 +51,8 @@ def main() -> None:
     options = parser.parse_args()
     models = {name: str(files("bitsr") / "assets" / "models" / f"{name}.safetensors") for name in BUNDLED}
     models |= dict(word.split("=", 1) for word in options.model)
-    with tempfile.TemporaryDirectory() as folder, options.out.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        if not file.tell():
-            writer.writeheader()
+    table = Table(options.out, COLUMNS)
+    with tempfile.TemporaryDirectory() as folder:
         for name, checkpoint in models.items():
             if options.only and name not in options.only:
                 continue
@@ -64,10 +63,8 @@ def main() -> None:
                 content = json.loads(bitsr("bench", checkpoint, packed, *words))
                 for entry in content["skipped"]:
                     print(f"{name}: skipped {entry['backend']}: {entry['reason']}", flush=True)
-                made = rows(name, [checkpoint, packed], content)
-                writer.writerows(made)
-                file.flush()
-                for row in made:
+                for row in rows(name, [checkpoint, packed], content):
+                    table.add(**row)
                     print(name, row["backend"], row["file"], f"{threads} threads: {row['median_ms']:.1f} ms,",
                           f"{row['ratio_vs_best_peer']} x best peer", flush=True)  # fmt: skip
 

@@ -11,13 +11,13 @@ layers whose loss stops moving (by 1e-4 of itself) within 20 iterations, and tha
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from rows import Table
 from torch import Tensor, nn
 
 import bitsr
@@ -88,18 +88,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/harmoq_claims.csv"))
     options = parser.parse_args()
     images = bitsr.calibration_crops(options.calib, options.scale, 16, 64, 0)
-    new = not options.out.exists()
-    with options.out.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["model", "bits", "quantity", "value", "psnr_y"])
-        if new:
-            writer.writeheader()
-        for name, checkpoint in (pair.split("=") for pair in options.model):
-            module = bitsr.load(checkpoint)
-            for bits in options.bits:
-                rows = [neglected_term(module, bits, images, options.data, options.scale)]
-                rows += [row for anchored in (False, True) for row in convergence(module, bits, images, anchored)]
-                writer.writerows({"model": name, "bits": bits, **row} for row in rows)
-                file.flush()
+    table = Table(options.out, ["model", "bits", "quantity", "value", "psnr_y"])
+    for name, checkpoint in (pair.split("=") for pair in options.model):
+        module = bitsr.load(checkpoint)
+        for bits in options.bits:
+            if table.find(model=name, bits=bits):
+                continue
+            rows = [neglected_term(module, bits, images, options.data, options.scale)]
+            rows += [row for anchored in (False, True) for row in convergence(module, bits, images, anchored)]
+            for row in rows:
+                table.add(model=name, bits=bits, **row)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ mean squared, in [0, 1]) with all of them rounded to nearest, ``error`` that of 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rows import Table
 from torch import nn
 
 import bitsr
@@ -38,7 +38,7 @@ from bitsr.methods.ptq.survey import Survey, survey
 from bitsr.methods.registry import config_for, name_of
 from bitsr.program.counting import cost
 
-FIELDS = [
+COLUMNS = [
     "model", "method", "w_bits", "a_bits", "options", "goal", "dataset", "images", "psnr_y", "ssim_y", "fp_psnr_y",
     "gap", "bytes", "bit_ops", "held_out_drop", "predicted", "rounded", "error", "cpu_seconds",
 ]  # fmt: skip
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--packed", type=Path, default=Path("runs/packed"))
     options = parser.parse_args()
     options.packed.mkdir(parents=True, exist_ok=True)
+    table = Table(options.out, COLUMNS)
     name, checkpoint = options.model.split("=")
     module = bitsr.load(checkpoint)
     scale = module.descriptor.scale
@@ -73,7 +74,7 @@ def main() -> None:
             key = {"model": name, "method": name_of(config), "w_bits": bits, "a_bits": bits,
                    "options": " ".join(options.set), "goal": goal}  # fmt: skip
             path = options.packed / f"{name}_{options.method}_{bits}_{goal.replace(' ', '_')}.bitsr"
-            if done(options.out, key) and (goal != "uniform" or path.exists()):
+            if table.find(**key) and (goal != "uniform" or path.exists()):
                 size = size or path.stat().st_size
                 continue
             start = time.process_time()
@@ -97,7 +98,7 @@ def main() -> None:
             }  # fmt: skip
             for folder in options.data:
                 result = bitsr.evaluate(model, folder, scale)
-                add(options.out, key | figures | {
+                table.add(**key | figures | {
                     "dataset": folder.name, "images": result.images, "psnr_y": f"{result.psnr_y:.4f}",
                     "ssim_y": f"{result.ssim_y:.5f}", "fp_psnr_y": f"{full[folder]:.4f}",
                     "gap": f"{result.psnr_y - full[folder]:.4f}",
@@ -118,22 +119,6 @@ def errors(
         rounded, error = (float((network(x) - module(x)).square().mean()) for network in (plain, small))
     figures = {"predicted": found.total(bits, "error"), "rounded": rounded, "error": error}
     return {key: f"{value:.3e}" for key, value in figures.items()}
-
-
-def done(path: Path, key: dict[str, object]) -> bool:
-    if not path.exists():
-        return False
-    with path.open(encoding="utf-8") as file:
-        return any(all(row[k] == str(v) for k, v in key.items()) for row in csv.DictReader(file))
-
-
-def add(path: Path, row: dict[str, object]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ of baselines are chosen as our own are.  Finished rows stay.
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from pathlib import Path
 
 import numpy as np
+from rows import Table
 
 import bitsr
 from bitsr.data.calibration import pair_per_picture, split
@@ -49,32 +49,27 @@ def main() -> None:
     calibration, held = split(options.calib)
     crops = bitsr.calibration_crops(calibration, options.scale, 128, 64, options.seed)
     pairs = pair_per_picture(held, options.scale)
-    done = [] if not options.out.exists() else list(csv.DictReader(options.out.open(encoding="utf-8")))
-    with options.out.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if not done:
-            writer.writeheader()
-        for name, checkpoint in (pair.split("=") for pair in options.model):
-            module = bitsr.load(checkpoint, scale=options.scale)
-            full = psnr_of_pairs(bitsr.ModuleUpscaler(module), pairs, options.scale)
-            for method in options.methods:
-                config = config_for(method, options.bits, options.bits)
-                for factor in options.factors:
-                    rates = {rate: f"{getattr(config, rate) * factor:g}" for rate in RATES[method]}
-                    overrides = dict(word.split("=") for word in options.set) | rates
-                    row = {"model": name, "method": method, "bits": str(options.bits), "seed": str(options.seed),
-                           "options": " ".join(f"{k}={v}" for k, v in overrides.items())}  # fmt: skip
-                    if any(all(old[key] == value for key, value in row.items()) for old in done):
-                        continue
-                    start = time.process_time()
-                    tried = config_for(method, options.bits, options.bits, overrides=overrides)
-                    small = bitsr.compress(module, tried, crops, seed=options.seed)
-                    seconds = time.process_time() - start
-                    found = psnr_of_pairs(bitsr.ModuleUpscaler(small), pairs, options.scale)
-                    gap = f"{float(np.mean(found - full)):.4f}"
-                    writer.writerow({**row, "holdout_gap": gap, "compress_cpu_seconds": f"{seconds:.1f}"})
-                    file.flush()
-                    print(name, method, row["options"], gap, f"{seconds:.0f} CPU s", flush=True)
+    table = Table(options.out, COLUMNS)
+    for name, checkpoint in (pair.split("=") for pair in options.model):
+        module = bitsr.load(checkpoint, scale=options.scale)
+        full = psnr_of_pairs(bitsr.ModuleUpscaler(module), pairs, options.scale)
+        for method in options.methods:
+            config = config_for(method, options.bits, options.bits)
+            for factor in options.factors:
+                rates = {rate: f"{getattr(config, rate) * factor:g}" for rate in RATES[method]}
+                overrides = dict(word.split("=") for word in options.set) | rates
+                row = {"model": name, "method": method, "bits": str(options.bits), "seed": str(options.seed),
+                       "options": " ".join(f"{k}={v}" for k, v in overrides.items())}  # fmt: skip
+                if table.find(**row):
+                    continue
+                start = time.process_time()
+                tried = config_for(method, options.bits, options.bits, overrides=overrides)
+                small = bitsr.compress(module, tried, crops, seed=options.seed)
+                seconds = time.process_time() - start
+                found = psnr_of_pairs(bitsr.ModuleUpscaler(small), pairs, options.scale)
+                gap = f"{float(np.mean(found - full)):.4f}"
+                table.add(**row, holdout_gap=gap, compress_cpu_seconds=f"{seconds:.1f}")
+                print(name, method, row["options"], gap, f"{seconds:.0f} CPU s", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ packed; a file that is there from an earlier row is measured on further sets as 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
 from dataclasses import dataclass
@@ -22,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import Table
 
 import bitsr
 from bitsr.errors import UnsupportedLayer
 from bitsr.methods.registry import config_for
 
-FIELDS = [
+COLUMNS = [
     "model", "method", "w_bits", "a_bits", "scope", "seed", "options", "dataset", "images", "psnr_y", "ssim_y",
     "fp_psnr_y", "gap", "bytes", "fp32_bytes", "compress_seconds", "threads", "file_psnr_y", "evaluated",
     "compress_cpu_seconds",
 ]  # fmt: skip
-KEY = ("model", "method", "w_bits", "scope", "seed", "options", "dataset")
 
 
 @dataclass(frozen=True)
@@ -50,30 +49,6 @@ class Benchmark:
     def parse(cls, word: str) -> Benchmark:
         path, _, limit = word.partition(":")
         return cls(Path(path), int(limit) if limit else None)
-
-
-class Table:
-    """A CSV file that grows row by row; one that exists keeps its columns."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.fields, self.rows = FIELDS, []
-        if path.exists():
-            with path.open(encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self.rows, self.fields = list(reader), list(reader.fieldnames or FIELDS)
-
-    def find(self, **key: object) -> dict[str, str] | None:
-        return next((r for r in self.rows if all(r[k] == str(v) for k, v in key.items())), None)
-
-    def add(self, **row: object) -> None:
-        self.rows.append({k: str(row.get(k, "")) for k in FIELDS})
-        new = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.fields, extrasaction="ignore")
-            if new:
-                writer.writeheader()
-            writer.writerow(self.rows[-1])
 
 
 def main() -> None:
@@ -94,7 +69,7 @@ def main() -> None:
     parser.add_argument("--packed", type=Path, default=Path("runs/packed"))
     options = parser.parse_args()
     options.packed.mkdir(parents=True, exist_ok=True)
-    table = Table(options.out)
+    table = Table(options.out, COLUMNS)
     for pair in options.model:
         name, checkpoint = pair.split("=")
         module = bitsr.load(checkpoint)
@@ -160,14 +135,8 @@ def measure(
                   threads=torch.get_num_threads(), file_psnr_y=check,
                   evaluated="simulation" if upscaler is compressed else "native",
                   compress_cpu_seconds=f"{cpu:.1f}")  # fmt: skip
-        print(
-            row["model"],
-            row["method"],
-            bits,
-            folder.name,
-            f"{result.psnr_y:.2f} ({result.psnr_y - fp:+.2f})",
-            flush=True,
-        )
+        figures = f"{result.psnr_y:.2f} ({result.psnr_y - fp:+.2f})"
+        print(row["model"], row["method"], bits, folder.name, figures, flush=True)
 
 
 if __name__ == "__main__":

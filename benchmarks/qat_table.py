@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ptq_table import Benchmark, Table
+from ptq_table import COLUMNS, Benchmark
+from rows import Table
 
 import bitsr
 from bitsr.methods.trained import trained_config
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--full", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("results/qat.csv"))
     options = parser.parse_args()
-    table, full = Table(options.out), Table(options.full)
+    table, full = Table(options.out, COLUMNS), Table(options.full, COLUMNS)
     for pair in options.run:
         name, folder = pair.split("=")
         recipe, last = load_recipe(Path(folder) / "recipe.yaml"), read_log(Path(folder))[-1]

@@ -6,16 +6,21 @@ python benchmarks/users_networks.py --network hit_srf --checkpoint hitsr_x4.pth 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from pathlib import Path
+
+from rows import Table
 
 import bitsr
 from bitsr.methods.registry import config_for
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from compress_your_own import build  # noqa: E402
+
+COLUMNS = [
+    "network", "method", "bits", "options", "dataset", "psnr_y", "fp_psnr_y", "gap", "compress_seconds",
+]  # fmt: skip
 
 
 def main() -> None:
@@ -33,26 +38,18 @@ def main() -> None:
     module = build(options.network, options.checkpoint)
     crops = bitsr.calibration_crops(options.calib, 4, options.crops)
     full = bitsr.evaluate(module, options.data, 4).psnr_y
-    new = not options.out.exists()
-    with options.out.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(
-                ["network", "method", "bits", "options", "dataset", "psnr_y", "fp_psnr_y", "gap", "compress_seconds"]
-            )
-        for method in options.methods:
-            words = options.set if method == "harmoq" else []
-            config = config_for(method, options.bits, options.bits, overrides=dict(w.split("=") for w in words))
-            start = time.perf_counter()
-            compressed = bitsr.compress(module, config, crops)
-            seconds = time.perf_counter() - start
-            psnr = bitsr.evaluate(compressed, options.data, 4).psnr_y
-            row = [options.network, method, options.bits, " ".join([*words, f"crops={options.crops}"])]
-            writer.writerow(
-                [*row, options.data.name, f"{psnr:.4f}", f"{full:.4f}", f"{psnr - full:.4f}", f"{seconds:.1f}"]
-            )
-            file.flush()
-            print(method, f"{psnr:.2f} ({psnr - full:+.2f})", flush=True)
+    table = Table(options.out, COLUMNS)
+    for method in options.methods:
+        words = options.set if method == "harmoq" else []
+        config = config_for(method, options.bits, options.bits, overrides=dict(w.split("=") for w in words))
+        start = time.perf_counter()
+        compressed = bitsr.compress(module, config, crops)
+        seconds = time.perf_counter() - start
+        psnr = bitsr.evaluate(compressed, options.data, 4).psnr_y
+        table.add(network=options.network, method=method, bits=options.bits, dataset=options.data.name,
+                  options=" ".join([*words, f"crops={options.crops}"]), psnr_y=f"{psnr:.4f}", fp_psnr_y=f"{full:.4f}",
+                  gap=f"{psnr - full:.4f}", compress_seconds=f"{seconds:.1f}")  # fmt: skip
+        print(method, f"{psnr:.2f} ({psnr - full:+.2f})", flush=True)
 
 
 if __name__ == "__main__":
