@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bitsr.methods.ptq.adaround import annealed_beta, regularizer
 from bitsr.methods.ptq.distill import Rates
 from bitsr.methods.ptq.pipeline import Stage, Work
-from bitsr.methods.ptq.samples import call_of
+from bitsr.methods.ptq.samples import call_of, standing_in
 from bitsr.parts.layers import QuantLayer, QuantMatMul
 from bitsr.parts.quantizer import AffineQuantizer
 from bitsr.parts.undecided import LearnedRounding
@@ -62,22 +62,36 @@ class Unit:
         return [m for m in self.module.modules() if isinstance(m, LearnedRounding)]
 
     @torch.no_grad()
-    def error(self) -> float:
-        """Mean squared error of the block's output, relative to the target's variance."""
-        parts = zip(self.inputs.split(4), self.targets.split(4), strict=True)
-        errors = [(self.run(x) - y).square().sum() for x, y in parts]
-        return float(sum(errors, torch.zeros(())) / self.targets.numel() / self.targets.var())
+    def outputs(self) -> Tensor:
+        """What the block puts out as it is now, for all inputs."""
+        return torch.cat([self.run(x) for x in self.inputs.split(4)])
 
 
 Fit = Callable[[Unit, Work], None]
 
 
-@torch.no_grad()
-def passing(model: nn.Module, name: str, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor, tuple[object, ...]]:
-    """(inputs, outputs) of module ``name``, over all ``batches``, and what else it takes, as the last one gave it."""
-    calls = [call_of(model, name, batch) for batch in batches]
-    inputs, outputs = (torch.cat(parts) for parts in zip(*((x[0], y) for x, y in calls), strict=True))
-    return inputs, outputs, calls[-1][0][1:]
+class Prefix:
+    """A network on ``batches``, up to one block after the other in execution order; what was passed is not computed
+    again."""
+
+    def __init__(self, model: nn.Module, batches: Sequence[Tensor]) -> None:
+        self.model, self.batches = model, batches
+        self.passed: list[dict[str, Tensor]] = [{} for _ in batches]
+
+    @torch.no_grad()
+    def call(self, name: str) -> tuple[Tensor, Tensor, tuple[object, ...]]:
+        """(inputs, outputs) of module ``name``, over all batches, and what else it takes, as the last one gave it."""
+        calls = []
+        for batch, passed in zip(self.batches, self.passed, strict=True):
+            with standing_in(self.model, passed):
+                calls.append(call_of(self.model, name, batch))
+        inputs, outputs = (torch.cat(parts) for parts in zip(*((x[0], y) for x, y in calls), strict=True))
+        return inputs, outputs, calls[-1][0][1:]
+
+    def go_past(self, name: str, outputs: Tensor) -> None:
+        """From now on module ``name`` puts out ``outputs``, over all batches."""
+        for passed, y in zip(self.passed, outputs.split([len(batch) for batch in self.batches]), strict=True):
+            passed[name] = y
 
 
 def blockwise(fit: Fit) -> Stage:
@@ -85,14 +99,18 @@ def blockwise(fit: Fit) -> Stage:
 
     def stage(work: Work) -> None:
         work.student.requires_grad_(False)
+        teacher, student = Prefix(work.teacher, work.batches), Prefix(work.student, work.batches)
         for name, names in blocks_of(work).items():
-            full, targets, others = passing(work.teacher, name, work.batches)
-            inputs, _, _ = passing(work.student, name, work.batches)
+            full, targets, others = teacher.call(name)
+            inputs, _, _ = student.call(name)
             layers = [work.layers[n] for n in names]
-            fit(Unit(work.student.get_submodule(name), layers, inputs, full, targets, others), work)
+            unit = Unit(work.student.get_submodule(name), layers, inputs, full, targets, others)
+            fit(unit, work)
             for layer in layers:
                 if isinstance(layer, QuantLayer):
                     layer.decide()
+            teacher.go_past(name, targets)
+            student.go_past(name, unit.outputs())
 
     return stage
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,19 @@ def call_of(model: nn.Module, name: str, x: Tensor) -> tuple[tuple[Any, ...], Te
     finally:
         handle.remove()
     return call[0]
+
+
+@contextlib.contextmanager
+def standing_in(model: nn.Module, outputs: Mapping[str, Tensor]) -> Iterator[None]:
+    """Modules of these names put out these tensors, without computing anything."""
+    modules = [(model.get_submodule(name), y) for name, y in outputs.items()]
+    for module, y in modules:
+        module.forward = lambda *_, y=y, **__: y  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module, _ in modules:
+            del module.forward
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +25,7 @@ from bitsr.methods.ptq.pipeline import (
     set_bounds,
     to_batches,
 )
-from bitsr.methods.ptq.samples import Rows, collect
+from bitsr.methods.ptq.samples import Rows, collect, standing_in
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul
 
 Kind = Literal["convolution", "linear", "attention"]
@@ -139,19 +139,11 @@ class Replay:
             handle.remove()
         last = {n: max(i for i, m in enumerate(order) if m.startswith(f"{n}.")) for n in names}
         self.order = {name: number for number, name in enumerate(order)}
-        self.blocks = [(last[n], work.student.get_submodule(n), kept[n]) for n in names]
+        self.blocks = [(last[n], n, kept[n]) for n in names]
 
-    @contextmanager
-    def upto(self, name: str) -> Iterator[None]:
+    def upto(self, name: str) -> AbstractContextManager[None]:
         """Blocks whose layers all run before the layer ``name`` are not computed."""
-        passed = [(block, y) for last, block, y in self.blocks if last < self.order[name]]
-        for block, y in passed:
-            block.forward = lambda *_, y=y, **__: y  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            for block, _ in passed:
-                del block.forward
+        return standing_in(self.student, {n: y for last, n, y in self.blocks if last < self.order[name]})
 
     @torch.no_grad()
     def error(self) -> float:
