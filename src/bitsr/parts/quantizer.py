@@ -29,9 +29,9 @@ class _Quantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, levels: int) -> Tensor:
         step = (upper - lower) / levels
-        exact = ((x - lower) / step).clamp_(0, levels)
+        exact = (x - lower).div_(step).clamp_(0, levels)
         codes = exact.round()
-        ctx.save_for_backward(x, lower, upper, codes - exact)
+        ctx.save_for_backward(x, lower, upper, torch.sub(codes, exact, out=exact))
         ctx.levels = levels
         return codes.mul_(step).add_(lower)
 
@@ -108,7 +108,7 @@ class AffineQuantizer(nn.Module):
         if torch.is_grad_enabled() and (x.requires_grad or self.lower.requires_grad or self.upper.requires_grad):
             return quantize(x, *self.bounds(), self.levels)
         lower, step = self.grid()
-        return ((x - lower) / step).round_().clamp_(0, self.levels).mul_(step).add_(lower)
+        return (x - lower).div_(step).round_().clamp_(0, self.levels).mul_(step).add_(lower)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, integer_zero={self.integer_zero}"
