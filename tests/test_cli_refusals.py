@@ -49,6 +49,17 @@ def test_an_option_given_twice_is_refused(second: list[str], capsys: pytest.Capt
     assert error_of(capsys) == "--data is given 2 times: once, please, and several values with commas"
 
 
+def test_the_short_name_of_an_option_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "MODEL", "-o", "a.bitsr", "--output", "b.bitsr"]) == 2
+    assert error_of(capsys).startswith("--output is given 2 times")
+
+
+def test_negative_numbers_are_no_options(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compress", "MODEL", "-o", "OUT.bitsr", "--method", "minmax", "--seed", "-1", "--threads", "-1"]
+    assert main(words) == 1
+    assert "given" not in error_of(capsys)
+
+
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 

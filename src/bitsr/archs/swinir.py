@@ -116,13 +116,12 @@ class SwinBlock(nn.Module):
         # only for the official keys
         self.register_buffer("attn_mask", shift_mask(img_size, img_size, window, shift).clamp(-100) if shift else None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         h, w = x.shape[1:3]
-        y, mask = self.norm1(x), None
+        y = self.norm1(x)
         if self.shift:
             y = y.roll((-self.shift, -self.shift), dims=(1, 2))
-            mask = shift_mask(h, w, self.window, self.shift).to(y)
-        y = merge(self.attn(partition(y, self.window), mask), self.window, h, w)
+        y = merge(self.attn(partition(y, self.window), mask if self.shift else None), self.window, h, w)
         if self.shift:
             y = y.roll((self.shift, self.shift), dims=(1, 2))
         x = x + y
@@ -136,9 +135,9 @@ class BasicLayer(nn.Module):
             SwinBlock(dim, heads, window, 0 if i % 2 == 0 else window // 2, mlp_ratio, img_size) for i in range(depth)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for block in self.blocks:
-            x = block(x)
+            x = block(x, mask)
         return x
 
 
@@ -165,8 +164,8 @@ class RSTB(nn.Module):
         self.residual_group = BasicLayer(dim, depth, heads, window, mlp_ratio, img_size)
         self.conv = residual_conv(dim, kind)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(self.residual_group(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.conv(self.residual_group(x, mask).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x + y
 
 
@@ -244,8 +243,9 @@ class SwinIR(nn.Module):
 
     def body(self, x: Tensor) -> Tensor:
         tokens = self.patch_embed.norm(x.permute(0, 2, 3, 1))
+        mask = shift_mask(x.shape[2], x.shape[3], self.window_size, self.window_size // 2).to(x)
         for layer in self.layers:
-            tokens = layer(tokens)
+            tokens = layer(tokens, mask)
         return self.norm(tokens).permute(0, 3, 1, 2)
 
     def head(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "table": table,
 }
 REPEATABLE = ("--set",)
+OUTPUT = ("-o", "--output", "--out")  # one option
 
 DESCRIPTION = """Compress image super-resolution networks to few bits and run the packed result.
 
@@ -86,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def refuse_repeated(words: Sequence[str]) -> None:
     """tyro would take the last of several without a word."""
-    names = [word.partition("=")[0] for word in words if word.startswith("-") and word != "--debug"]
+    names = [m[0] for word in words if (m := re.match("--?[a-zA-Z][^=]*", word)) and word != "--debug"]
+    names = [OUTPUT[1] if name in OUTPUT else name for name in names]
     for name in dict.fromkeys(names):
         if names.count(name) > 1 and name not in REPEATABLE:
             raise UsageError(f"{name} is given {names.count(name)} times: once, please, and several values with commas")
