@@ -49,25 +49,32 @@ class BinaryLayer(nn.Module):
         mask = self.masks.mask(self.weight)
         return self.binarizer(self.masks.latent(self.weight, mask), mask), mask
 
-    def effective_weight(self) -> Tensor:
+    def masked(self) -> tuple[Tensor, Tensor | None]:
+        """(+-scale where kept and 0 elsewhere, mask)."""
         values, mask = self.binarized()
-        return values if self.masks is None or mask is None else self.masks.pruned(values, mask, self.weight)
+        if self.masks is None or mask is None:
+            return values, None
+        return self.masks.pruned(values, mask, self.weight), mask
+
+    def effective_weight(self) -> Tensor:
+        return self.masked()[0]
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
-    def signed_product(self, signs: Tensor, weight: Tensor) -> Tensor:
+    def signed_product(self, signs: Tensor) -> Tensor:
         """The product with the bias; some masks compute the gradient of the input with another weight."""
+        weight, mask = self.masked()
         other = None
-        if self.masks is not None and torch.is_grad_enabled():
-            other = self.masks.backward_weight(self.weight, self.masks.mask(self.weight), weight)
+        if self.masks is not None and mask is not None and torch.is_grad_enabled():
+            other = self.masks.backward_weight(self.weight, mask, weight)
         if other is None:
             return self.product(signs, weight, self.bias)
         passing = self.product(signs, other.detach(), None)
         return self.product(signs.detach(), weight, self.bias) + (passing - passing.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        return surrounded(x, self.signed_product(self.activation(x), self.effective_weight()), self)
+        return surrounded(x, self.signed_product(self.activation(x)), self)
 
     def on_step(self, step: int, steps: int) -> None:
         """Before the forward pass of each training step."""

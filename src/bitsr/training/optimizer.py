@@ -15,7 +15,8 @@ KINDS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": t
 def make_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """``groups`` carry ``lr_factor``; their own ``weight_decay`` or ``betas`` stay."""
     kind = KINDS[recipe.optimizer]
-    return kind(groups, recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), weight_decay=recipe.weight_decay)
+    betas = (recipe.betas[0], recipe.betas[1])
+    return kind(groups, recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
