@@ -24,7 +24,7 @@ from bitsr.training.recipe import Recipe, recipe_from
 from bitsr.training.train import Trained, train
 
 BINARIZERS = {"DoReFa": "dorefa", "Re-STE": "reste", "BiPer": "biper", "BHViT": "bhvit"}
-MASKS = {"SR-STE": "srste", "Bi-Mask": "bimask", "DRC-lite": "drc"}
+MASKS = {"SR-STE": "srste", "Bi-Mask": "bimask", "DRC-lite": "drc-lite"}
 
 
 def bssr(**options: Any) -> dict[str, Any]:
@@ -46,6 +46,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "BSSR": bssr(),
     "BSSR+": plus(1.0),
     **{f"{b} + {m}": binary(BINARIZERS[b], MASKS[m]) for m in MASKS for b in BINARIZERS},
+    "BiPer + DRC": binary("biper", "drc"),
     "full precision": {},
     "2:4 in floating point": binary("none", "srste"),
     "BSSR, no mask": bssr(keep=4),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,15 @@ from torch import Tensor, nn
 
 import bitsr
 from bitsr.archs.detect import descriptor_of
-from bitsr.archs.swinir import SwinBlock, shift_mask
 from bitsr.errors import ConfigError
 from bitsr.format import read_program
 from bitsr.lowering import lower
 from bitsr.methods.binary.bssr import BSSRLinear
 from bitsr.methods.binary.bssr_plus import BSSRPlusLinear, LearnedScales
-from bitsr.methods.binary.config import BSSR, Binary, BSSRPlus
+from bitsr.methods.binary.config import BSSR, BSSRPlus
 from bitsr.methods.binary.plus_training import PlusTraining
 from bitsr.methods.binary.sign_start import best_blocks, fit_scales, fit_signs, latent_weight, lloyd_thresholds, spread
 from bitsr.methods.binary.training import SignTraining, binary_layers
-from bitsr.methods.masks.drc import halve_channels, largest
 from bitsr.methods.trained import dump_trained, trained_config
 from bitsr.parts.masks import magnitude_mask
 from bitsr.parts.sign import bsign
@@ -268,7 +265,7 @@ def test_contradictory_options_are_refused(options: dict[str, Any]) -> None:
         BSSRPlus(**options)
 
 
-# ---- the order, and channels instead of masks -----------------------------------------------------------------------
+# ---- the order -------------------------------------------------------------------------------------------------------
 
 
 def test_binarized_first_all_weights_of_a_block_are_alike() -> None:
@@ -278,44 +275,3 @@ def test_binarized_first_all_weights_of_a_block_are_alike() -> None:
     mean = weight.mean()
     expected = weight.abs().mean() * bsign(weight - mean) * torch.tensor([[1.0, 1, 0, 0, 1, 1, 0, 0]])
     torch.testing.assert_close(layer.effective_weight(), expected)
-
-
-def test_half_of_the_channels_go_and_nothing_else() -> None:
-    model = make("swinir light x4")
-    zeroed, x = copy.deepcopy(model), picture(model)
-    block = next(m for m in zeroed.modules() if isinstance(m, SwinBlock))
-    mlp, attention = block.mlp, block.attn
-    with torch.no_grad():
-        size = mlp.fc1.weight.abs().sum(1) + mlp.fc2.weight.abs().sum(0)
-        gone = torch.ones(len(size), dtype=torch.bool).index_fill_(0, largest(size, len(size) // 2), False)
-        mlp.fc2.weight[:, gone] = 0
-        heads, width = attention.heads, attention.proj.in_features // attention.heads
-        rows = attention.qkv.weight.abs().sum(1).view(3, heads, width).sum((0, 1))
-        rows += attention.proj.weight.abs().sum(0).view(heads, width).sum(0)
-        out = torch.ones(width, dtype=torch.bool).index_fill_(0, largest(rows, width // 2), False).repeat(3 * heads)
-        attention.qkv.weight[out] = 0
-        attention.qkv.bias[out] = 0
-    halved = copy.deepcopy(model)
-    halve_channels(halved)
-    ours = next(m for m in halved.modules() if isinstance(m, SwinBlock))
-    with torch.no_grad():
-        features = torch.randn(1, 8, 8, attention.proj.in_features)
-        mask = shift_mask(8, 8, block.window, block.window // 2)
-        torch.testing.assert_close(ours(features, mask), block(features, mask))
-        assert halved.eval()(x).shape == model(x).shape
-    assert ours.mlp.fc1.out_features * 2 == mlp.fc1.out_features
-    assert ours.attn.proj.in_features * 2 == attention.proj.in_features
-
-
-def test_channels_of_other_networks_stay() -> None:
-    with pytest.raises(ConfigError, match="no"):
-        SignTraining(Binary(mask="drc")).prepare(make("hat"))
-
-
-def test_a_network_of_half_its_channels_is_packed() -> None:
-    model = make("swinir light x4")
-    method = SignTraining(Binary(binarizer="bhvit", mask="drc"))
-    frozen, x = method.freeze(method.prepare(model)), picture(model)
-    frozen.descriptor = descriptor_of(model)  # type: ignore[assignment]
-    expected, ours = hwc(frozen(x)), run(lower(frozen, precision="fp32"), hwc(x))
-    assert np.abs(ours - expected).mean() < 1e-3 * np.ptp(expected)

@@ -64,6 +64,10 @@ def training_method(config: Any, crops: LRCrops, seed: int) -> TrainingMethod:
             from bitsr.methods.binary.plus_training import PlusTraining
 
             return PlusTraining(config, crops, seed)
+        case Binary(mask="drc"):
+            from bitsr.methods.binary.drc_training import DRCTraining
+
+            return DRCTraining(config, crops, seed)
         case BSSR() | Binary():
             from bitsr.methods.binary.training import SignTraining
 

@@ -110,15 +110,16 @@ class Binary:
     """A binarizer of the literature on every linear, with an N:M mask.
 
     ``binarizer`` 'none' leaves inputs and weights in floating point, so that only the mask compresses.  ``keep`` of
-    every ``block`` weights stay where there is a ``mask``; 'drc' is no mask but removes half of the channels inside
-    each block.  ``full_block`` puts an RPReLU and a shortcut around each layer.  ``unit_inputs``: DoReFa's own {0, 1}
-    in the place of signs.  ``skip``: as for BSSR.
+    every ``block`` weights stay where there is a ``mask``; 'drc-lite' is no mask but removes half of the channels
+    inside each block, and 'drc' half or more, searched in ``search_steps`` steps.  ``full_block`` puts an RPReLU and a
+    shortcut around each layer.  ``unit_inputs``: DoReFa's own {0, 1} in the place of signs.  ``skip``: as for BSSR.
     """
 
     binarizer: Literal["none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet"] = "reactnet"
-    mask: Literal["none", "srste", "bimask", "tmask", "sste", "asp", "drc"] = "none"
+    mask: Literal["none", "srste", "bimask", "tmask", "sste", "asp", "drc", "drc-lite"] = "none"
     keep: int = 2
     block: int = 4
+    search_steps: int = 200
     full_block: bool = False
     unit_inputs: bool = False
     skip: tuple[str, ...] = ()
@@ -126,6 +127,8 @@ class Binary:
     def __post_init__(self) -> None:
         if not 0 < self.keep < self.block:
             raise ConfigError(f"a mask keeps some weights of each block, not {self.keep} of {self.block}")
+        if self.search_steps < 0:
+            raise ConfigError(f"search_steps is at least 0, got {self.search_steps}")
         if self.mask == "tmask" and (self.keep, self.block) != (2, 4):
             raise ConfigError("tmask keeps 2 of 4")
         if self.full_block and self.binarizer == "none":

@@ -42,10 +42,17 @@ class SignTraining(FullPrecision):
         self.config = config
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        device = next(model.parameters()).device
-        student = super().prepare(model).cpu()  # as are the layers that are made
-        if isinstance(self.config, Binary) and self.config.mask == "drc":
+        student = self.trainable(model)
+        if isinstance(self.config, Binary) and self.config.mask == "drc-lite":
             halve_channels(student)
+        return self.binarized(student).to(next(model.parameters()).device)
+
+    def trainable(self, model: nn.Module) -> nn.Module:
+        """A copy on the CPU, as are the layers that are made."""
+        return super().prepare(model).cpu()
+
+    def binarized(self, student: nn.Module) -> nn.Module:
+        """``student`` with its linears replaced."""
         if isinstance(self.config, BSSR) and self.config.pointwise:
             pointwise_as_linears(student)
         make = self.maker()
@@ -57,7 +64,7 @@ class SignTraining(FullPrecision):
                 student.set_submodule(name, make(source))
             except ValueError as error:  # of a mask
                 raise ConfigError(f"{name}: {error}; leave the layer out with skip: [{name}]") from None
-        return student.to(device).train()
+        return student.train()
 
     def maker(self) -> Callable[[nn.Linear], BinaryLinear]:
         """What makes a linear's binary twin."""
@@ -104,7 +111,7 @@ def binary_layers(model: nn.Module) -> Iterator[BinaryLayer]:
 
 
 def _masked(config: BSSR | Binary) -> bool:
-    return isinstance(config, BSSR) or config.mask not in ("none", "drc")
+    return isinstance(config, BSSR) or config.mask not in ("none", "drc", "drc-lite")
 
 
 def _beside(layer: BinaryLayer) -> Iterator[nn.Parameter]:
@@ -154,7 +161,7 @@ def _weight(source: nn.Linear, config: Binary) -> WeightBinarizer:
 def _masks(source: nn.Linear, config: Binary) -> Masks | None:
     weight, keep, block = source.weight.detach(), config.keep, config.block
     kinds: dict[str, Callable[[], Masks | None]] = {
-        "none": lambda: None, "drc": lambda: None, "srste": lambda: SRSTE(keep, block),
+        "none": lambda: None, "drc": lambda: None, "drc-lite": lambda: None, "srste": lambda: SRSTE(keep, block),
         "bimask": lambda: BiMask(weight, keep, block), "tmask": lambda: TMask(weight),
         "sste": lambda: SSTE(weight, keep, block), "asp": lambda: ASP(weight, keep, block),
     }  # fmt: skip
