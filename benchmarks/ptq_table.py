@@ -8,12 +8,14 @@ pictures only.  ``bytes`` is the size of the packed file on disk.  PSNR and SSIM
 ``file_psnr`` the PSNR of the file run by the interpreter on the first set (empty where it was not run); with
 ``--packed-only`` they are those of the file on the native engine, and of the simulation only where a method cannot be
 packed; a file that is there from an earlier row is measured on further sets as it is.  ``evaluated`` says which.
-``compress_cpu_seconds`` is what counts where other work ran beside it.
+``compress_cpu_seconds`` is what counts where other work ran beside it, ``compress_peak_mib`` the memory of the process
+at its peak meanwhile, torch and all.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -24,13 +26,14 @@ import torch
 from rows import Table
 
 import bitsr
+from bitsr.bench.memory import own_peak_mib
 from bitsr.errors import UnsupportedLayer
 from bitsr.methods.registry import config_for
 
 COLUMNS = [
     "model", "method", "w_bits", "a_bits", "scope", "seed", "options", "dataset", "images", "psnr_y", "ssim_y",
     "fp_psnr_y", "gap", "bytes", "fp32_bytes", "compress_seconds", "threads", "file_psnr_y", "evaluated",
-    "compress_cpu_seconds",
+    "compress_cpu_seconds", "compress_peak_mib",
 ]  # fmt: skip
 
 
@@ -90,6 +93,12 @@ def main() -> None:
                     measure(table, row, module, todo, options, fp32_bytes)
 
 
+def forget_peak() -> None:
+    """What the process needed so far (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def pack(compressed: torch.nn.Module, path: Path) -> tuple[Any, int | None]:
     """The packed file on the native engine and its size; None for a method that stays a simulation."""
     try:
@@ -112,13 +121,16 @@ def measure(
     if options.packed_only and before and path.exists() and before["bytes"] == str(os.stat(path).st_size):
         compressed, upscaler, size = None, bitsr.open(path, backend="native"), os.stat(path).st_size
         seconds, cpu = float(before["compress_seconds"]), float(before["compress_cpu_seconds"])
+        peak = before["compress_peak_mib"]
     else:
         overrides = dict(word.split("=") for word in options.set)
         config = config_for(str(row["method"]), bits, bits, options.scope, overrides)
         images = bitsr.calibration_crops(options.calib, options.scale, options.crops, 64, options.seed)
+        forget_peak()
         start, cpu = time.perf_counter(), time.process_time()
         compressed = bitsr.compress(module, config, images, seed=options.seed)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        peak = f"{own_peak_mib():.0f}"
         upscaler, size = pack(compressed, path)
         if not options.packed_only or size is None:
             upscaler = compressed
@@ -134,7 +146,7 @@ def measure(
                   bytes="" if size is None else size, fp32_bytes=fp32_bytes, compress_seconds=f"{seconds:.1f}",
                   threads=torch.get_num_threads(), file_psnr_y=check,
                   evaluated="simulation" if upscaler is compressed else "native",
-                  compress_cpu_seconds=f"{cpu:.1f}")  # fmt: skip
+                  compress_cpu_seconds=f"{cpu:.1f}", compress_peak_mib=peak)  # fmt: skip
         figures = f"{result.psnr_y:.2f} ({result.psnr_y - fp:+.2f})"
         print(row["model"], row["method"], bits, folder.name, figures, flush=True)
 

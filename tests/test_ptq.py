@@ -95,14 +95,14 @@ class TestSRC:
 
     def test_regressing_on_the_quantized_input_beats_the_printed_order(self):
         """The printed formula regresses on the full-precision input: it amplifies the noise."""
-        x, w = rows(4000)
+        x, w = (values.double() for values in rows(4000))
         xq = quantized(x, 2)
         target = x @ w.T
         exact = w + exact_correction(w, x, xq, 0.0)
         delta = centred(xq - x)
         by_hand = w - w @ (delta.T @ centred(x)) @ torch.linalg.inv(centred(x).T @ centred(x))
         printed = w + correction("printed", w, centred(x), centred(xq), 0.0)
-        assert torch.allclose(printed, by_hand, atol=1e-4)
+        assert torch.allclose(printed, by_hand, atol=1e-6)
 
         def error(weight):
             difference = target - xq @ weight.T

@@ -1,8 +1,8 @@
 """Training on the whole network's output: 2DQuant's second stage, Pac and HarmoQ's last stage move bounds so that the
 compressed network follows the full-precision one.
 
-No ground truth is needed.  A part of the calibration crops is held out, and the state with the least output error on
-it is kept, so the result is never worse there than the start (2DQuant selects on Set5, a test set).
+No ground truth is needed.  An eighth of the calibration pictures is held out, and the state with the least output error
+on them is kept, so the result is never worse there than the start (2DQuant selects on Set5, a test set).
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ def rms_loss(compressed: Outputs, full: Outputs) -> Tensor:
     return ((compressed[0] - full[0]).square().mean() + 1e-12).sqrt()
 
 
-def crops(work: Work, count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Random crops (count, C, size, size) with flips, from the calibration pictures."""
-    pictures = torch.cat(work.crops)
+def divided(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """(those to learn from, the last eighth, held out); a single picture is both."""
+    held = max(1, len(pictures) // 8)
+    return pictures[: len(pictures) - held] if len(pictures) > 1 else pictures, pictures[-held:]
+
+
+def crops(pictures: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Random crops (count, C, size, size) of ``pictures`` (N, C, H, W), with flips."""
     size = min(size, *pictures.shape[2:])
     out = []
     for _ in range(count):
@@ -142,7 +147,8 @@ def train(
     if not rates or not steps:
         return
     generator = torch.Generator().manual_seed(work.seed)
-    inputs = crops(work, pool + HELD, crop, generator)
+    learned, held = divided(torch.cat(work.crops))
+    inputs = torch.cat([crops(learned, pool, crop, generator), crops(held, HELD, crop, generator)])
     with torch.no_grad():
         parts = [outputs_of(work.teacher, part, features) for part in inputs.split(8)]
     targets = [torch.cat(maps) for maps in zip(*parts, strict=True)]

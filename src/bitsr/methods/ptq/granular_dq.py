@@ -24,7 +24,7 @@ from bitsr.methods.ptq.bounds import both_ends, minmax
 from bitsr.methods.ptq.config import GranularDQ
 from bitsr.methods.ptq.distill import step_of, train
 from bitsr.methods.ptq.pipeline import LayerStep, Seen, Stage, Work, layerwise, needs_integer_zero, round_to_nearest
-from bitsr.methods.ptq.samples import call_of
+from bitsr.methods.ptq.samples import call_of, some_of
 from bitsr.parts.layers import QuantLayer, QuantMatMul
 from bitsr.parts.matmul import MatMul
 from bitsr.parts.quantizer import AffineQuantizer
@@ -135,7 +135,7 @@ def in_attention(work: Work, name: str) -> bool:
 
 def switched_bounds(layer: QuantLayer, seen: Seen) -> None:
     """Bounds for each number of bits, by search."""
-    values = torch.cat([seen.x.flatten()[:: max(1, seen.x.numel() // 2**16)], seen.extremes.flatten()])
+    values = torch.cat([some_of(seen.x, 2**16), seen.extremes.flatten()])
     choices = {}
     for bits in sorted({*GATE_BITS, *ENTROPY_BITS}):
         lower, upper = both_ends(values, bits)

@@ -37,6 +37,7 @@ from bitsr.methods.ptq.pipeline import (
     row_grid,
     set_bounds,
 )  # fmt: skip
+from bitsr.methods.ptq.samples import some_of
 from bitsr.methods.ptq.smoothing import scalable_channels
 from bitsr.methods.ptq.structural import SPATIAL, Reading, correction
 from bitsr.parts.layers import QuantLayer
@@ -84,7 +85,7 @@ def layer_error(x: Tensor, weight: Tensor, s: Tensor, shift: Tensor, layer: Quan
     scaled = (weight * s[:, None]).flatten(1)
     quantized, rounded = smoothed, scaled
     if layer.a_bits < 16:
-        lower, upper = dobi(smoothed.flatten()[:: max(1, smoothed.numel() // 2**15)], layer.a_bits, candidates=25)
+        lower, upper = dobi(some_of(smoothed, 2**15), layer.a_bits, candidates=25)
         step = (upper - lower) / (2**layer.a_bits - 1)
         quantized = round_to_grid(smoothed, lower, step, 2**layer.a_bits - 1) * step + lower
     if layer.w_bits < 16:

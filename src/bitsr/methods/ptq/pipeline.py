@@ -16,7 +16,7 @@ from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError
 from bitsr.methods.ptq.bounds import Search, minmax, round_to_grid
 from bitsr.methods.ptq.config import PTQConfig
-from bitsr.methods.ptq.samples import Rows, collect
+from bitsr.methods.ptq.samples import Rows, collect, some_of
 from bitsr.methods.ptq.scope import assign_bits, execution_order
 from bitsr.parts.folding import fold_batch_norms
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, replace
@@ -154,8 +154,7 @@ def set_bounds(search: Search) -> LayerStep:
             lower, upper = seen.extremes.amin(), seen.extremes.amax()
             layer.quantizer = AffineQuantizer(layer.a_bits, lower, upper, needs_integer_zero(layer))
             return
-        flat = seen.x.flatten()
-        values = flat[:: max(1, flat.numel() // 2**17)]
+        values = some_of(seen.x, 2**17)
         values = torch.cat([values, seen.extremes.amin()[None], seen.extremes.amax()[None]])
         lower, upper = search(values, layer.a_bits)
         layer.quantizer = AffineQuantizer(layer.a_bits, lower.squeeze(), upper.squeeze(), needs_integer_zero(layer))

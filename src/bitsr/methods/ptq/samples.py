@@ -79,6 +79,12 @@ def elements_of(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.cat([picked, flat.min()[None], flat.max()[None]])
 
 
+def some_of(x: Tensor, count: int) -> Tensor:
+    """`elements_of` with a fixed seed.  Every n-th element would be the same columns of all rows where n and the length
+    of a row have a common divisor."""
+    return elements_of(x, count, torch.Generator().manual_seed(0))
+
+
 class Kept:
     """What one layer gives at each call, ``calls`` of them in one block of memory.
 
