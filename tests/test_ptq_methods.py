@@ -10,7 +10,7 @@ from torch import nn
 
 import bitsr
 import tiny
-from bitsr.errors import UnsupportedLayer
+from bitsr.errors import ConfigError, UnsupportedLayer
 from bitsr.methods.compress import compress
 from bitsr.methods.ptq import dbdc_pac, pams, twodquant
 from bitsr.methods.ptq.bounds import dobi
@@ -119,6 +119,8 @@ def test_2dquant_with_one_pair_of_bounds_per_weight(pictures):
     small = compress(tiny.make("edsr"), quick("2dquant", weights="tensor"), pictures)
     scale = small.body[0].conv1.decided.scale
     assert torch.equal(scale, scale[:1].expand_as(scale))
+    with pytest.raises(ConfigError, match="fewer bits"):
+        quick("2dquant", 8, weights="tensor")
 
 
 def test_the_narrow_grid_is_refused_by_name(pictures, tmp_path):

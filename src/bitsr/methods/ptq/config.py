@@ -119,8 +119,9 @@ class TwoDQuant(PTQConfig):
     """2DQuant: DOBI, then DQC.
 
     ``candidates``: of the search.  ``loss``: 'paper' is eq. 6, 'released' what the published code computes.
-    ``weights``: bounds per 'row', or per 'tensor' as in the paper.  ``steps`` of Adam with ``batch`` crops of
-    ``crop`` LR pixels (paper: 3000, 32, 64); ``lr`` in quantization steps.
+    ``weights``: bounds per 'row', or per 'tensor' as in the paper; weights of 8 bits, such as those of a CNN's first
+    layer, have a symmetric grid per row.  ``steps`` of Adam with ``batch`` crops of ``crop`` LR pixels (paper: 3000,
+    32, 64); ``lr`` in quantization steps.
     """
 
     candidates: int = 100
@@ -130,6 +131,11 @@ class TwoDQuant(PTQConfig):
     batch: int = 4
     crop: int = 32
     lr: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights == "tensor" and self.w_bits >= 8:
+            raise ConfigError("weights of 8 bits have a symmetric grid per row: weights=tensor is for fewer bits")
 
 
 @dataclass(frozen=True)
@@ -348,7 +354,8 @@ class GranularDQ(PTQConfig):
         if (self.w_bits, self.a_bits) != (8, 8):
             raise ConfigError(
                 f"Granular-DQ has weights of 8 bits and chooses those of activations itself, got W{self.w_bits}"
-                f"A{self.a_bits}: give 8 bits (fixed bits are 2dquant with --w-bits 8 --a-bits N)"
+                f"A{self.a_bits}: leave both at 8; it is measured from Python and has no file (fixed bits are "
+                "--method 2dquant --w-bits 8 --a-bits N)"
             )
 
     def unpackable(self, attention: bool) -> str | None:
