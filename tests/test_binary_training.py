@@ -30,7 +30,7 @@ from bitsr.program import steps
 from bitsr.program.counting import tensor_bytes
 from bitsr.program.reference import run
 from bitsr.training.recipe import recipe_from
-from bitsr.training.train import train
+from bitsr.training.train import Trained, train
 from tiny import hwc, make, picture
 
 BINARIZERS = ("none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet")
@@ -232,6 +232,8 @@ def test_options_come_from_recipes(values: Mapping[str, Any]) -> None:
         ({"name": "binary", "mask": "tmask", "keep": 1}, "tmask keeps 2 of 4"),
         ({"name": "binary", "unit_inputs": True}, "option of dorefa"),
         ({"name": "binary", "keep": 4}, "keeps some weights"),
+        ({"name": "bssr", "keep": 4, "block": 8}, "no codes of at most 8 bits"),
+        ({"name": "binary", "mask": "srste", "keep": 4, "block": 8}, "no codes of at most 8 bits"),
         ({"name": "binary", "binarizer": "none", "full_block": True}, "choose a binarizer"),
     ],
 )
@@ -240,18 +242,30 @@ def test_wrong_options_are_named(values: Mapping[str, Any], problem: str) -> Non
         trained_config(values)
 
 
-def test_a_recipe_trains_bssr_to_a_packed_file(tmp_path: Path) -> None:
+def trained_in(tmp_path: Path, method: Mapping[str, Any]) -> Trained:
+    """Two steps of a tiny SwinIR on noise."""
     (tmp_path / "photos").mkdir()
     rng = np.random.default_rng(0)
     for i in range(3):
         write_picture(tmp_path / f"photos/{i}.png", rng.integers(0, 256, (48, 48, 3), np.uint8))
     recipe = recipe_from(
         {
-            "arch": "swinir", "scale": 2, "steps": 2, "batch": 1, "crop": 8, "warmup": 1, "method": {"name": "bssr"},
+            "arch": "swinir", "scale": 2, "steps": 2, "batch": 1, "crop": 8, "warmup": 1, "method": method,
             "arch_args": {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 4, "img_size": 8},
         }
     )  # fmt: skip
-    trained = train(recipe, [tmp_path / "photos"], tmp_path / "run")
+    return train(recipe, [tmp_path / "photos"], tmp_path / "run")
+
+
+def test_a_recipe_trains_bssr_to_a_packed_file(tmp_path: Path) -> None:
+    trained = trained_in(tmp_path, {"name": "bssr"})
     assert trained.done and trained.weights is not None and trained.weights.suffix == ".bitsr"
     info = bitsr.open(trained.weights, backend="reference")
     assert info(np.zeros((8, 8, 3), np.float32)).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("options", [{"add_mean": True}, {"tiling": "flat", "group": 8}])
+def test_readings_without_a_file_are_trained_and_measured(options: Mapping[str, Any], tmp_path: Path) -> None:
+    trained = trained_in(tmp_path, {"name": "bssr", **options})
+    assert trained.done and trained.weights is None and "cannot be packed" in trained.unpacked
+    assert np.isfinite(trained.entry["holdout_psnr_y"])

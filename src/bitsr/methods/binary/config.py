@@ -6,8 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bitsr.errors import ConfigError
+from bitsr.program.binary import states
 
 KAPPA_RANGE = (0.05, 16.0)
+
+
+def check_codes(keep: int, block: int) -> None:
+    """Raises `ConfigError` where the signs of a block have no code in a packed file."""
+    try:
+        states(keep, block)
+    except ValueError as error:
+        raise ConfigError(f"{error}, so they cannot be packed: take shorter blocks, 2 of 4 for instance") from None
 
 
 @dataclass(frozen=True)
@@ -19,7 +28,8 @@ class BSSR:
     first ones stay (the order that the paper argues against).  ``group`` inputs share a scale, ``tiling`` says what
     happens where they do not fill a row (see `scale_groups.group_sizes`).  ``scale_from`` 'raw' is mean |W| as printed,
     'centred' mean |W - mean|, the least-squares scale of the signs.  ``add_mean`` adds the mean of the group back to
-    its kept weights, which then are no signs any more and cannot be packed.
+    its kept weights, which then are no signs any more: such a network is trained and measured, not packed, and so is
+    one of 'flat' tiles, whose groups run on over the end of a row.
 
     Backward: the weight's gradient is that of tanh(kappa z) with z the 'raw' weight or the 'normal' one, (W - mean) /
     scale; at kappa = 0.5 the former is constant within 0.3 % for |W| <= 0.1.  ``weight_gradient`` 'none' is eq. 7,
@@ -59,6 +69,7 @@ class BSSR:
         if not 0 < self.keep <= self.block or self.group < 1 or self.group % self.block:
             given = f"keep {self.keep}, block {self.block}, group {self.group}"
             raise ConfigError(f"BSSR keeps some weights of each block, and a group is whole blocks; got {given}")
+        check_codes(self.keep, self.block)
         if not KAPPA_RANGE[0] <= self.kappa <= KAPPA_RANGE[1]:
             raise ConfigError(f"kappa lies in {KAPPA_RANGE[0]}..{KAPPA_RANGE[1]}, got {self.kappa}")
 
@@ -127,6 +138,8 @@ class Binary:
     def __post_init__(self) -> None:
         if not 0 < self.keep < self.block:
             raise ConfigError(f"a mask keeps some weights of each block, not {self.keep} of {self.block}")
+        if self.binarizer != "none" and self.mask not in ("none", "drc", "drc-lite"):
+            check_codes(self.keep, self.block)
         if self.search_steps < 0:
             raise ConfigError(f"search_steps is at least 0, got {self.search_steps}")
         if self.mask == "tmask" and (self.keep, self.block) != (2, 4):

@@ -12,7 +12,7 @@ from bitsr.errors import ConfigError
 from bitsr.methods.binary.bhvit import BHViTActivation, BHViTWeight
 from bitsr.methods.binary.biper import BiPerActivation, BiPerWeight
 from bitsr.methods.binary.bireal import BiRealActivation, BiRealWeight
-from bitsr.methods.binary.bssr import BSSRLinear, new_kappa
+from bitsr.methods.binary.bssr import BSQ, BSSRLinear, new_kappa
 from bitsr.methods.binary.config import BSSR, Binary
 from bitsr.methods.binary.dorefa import DoReFaWeight, SignActivation, UnitActivation
 from bitsr.methods.binary.reactnet import ReActNetWeight, RSign
@@ -186,7 +186,10 @@ class UnbinarizedWeight(WeightBinarizer):
 
 
 def _frozen(layer: BinaryLayer) -> nn.Module:
-    """What is packed: a layer of signs, or one of pruned numbers where nothing was binarized."""
+    """What is packed: a layer of signs, or one of pruned numbers where nothing was binarized; the layer as it is where
+    BSSR's options allow no file."""
+    if isinstance(layer.binarizer, BSQ) and (layer.binarizer.config.add_mean or layer.binarizer.groups is None):
+        return layer
     if not isinstance(layer.binarizer, UnbinarizedWeight):
         return freeze_layer(layer)
     weight = layer.effective_weight().detach()
