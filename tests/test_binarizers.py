@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bitsr.methods.binary.bbcu import unit
 from bitsr.methods.binary.bhvit import BHViTActivation, BHViTWeight
 from bitsr.methods.binary.biper import BiPerActivation, BiPerWeight
 from bitsr.methods.binary.bireal import BiRealActivation, BiRealWeight
+from bitsr.methods.binary.config import Binary
 from bitsr.methods.binary.dorefa import DoReFaWeight, SignActivation, UnitActivation
 from bitsr.methods.binary.reactnet import ReActNetWeight, RSign
 from bitsr.methods.binary.reste import ReSTEActivation, ReSTEWeight, power
+from bitsr.methods.binary.training import baseline_layer
 from bitsr.methods.binary.xnor import XNORActivation, XNORWeight
 from bitsr.parts.binarizers import ActivationBinarizer, RPReLU, exact_thresholds
 from bitsr.parts.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear, matched
@@ -200,7 +201,7 @@ def test_official_bbcu(shared: Path) -> None:
     tensors, name = load_file(shared / "golden/binarisers.safetensors"), "bbcu_orig."
     source = source_of(tensors, f"{name}sd.binary_conv.weight", "none")
     assert isinstance(source, nn.Conv2d)
-    layer = unit(source)
+    layer = baseline_layer(source, Binary(binarizer="bbcu"))
     layer.activation.shift = nn.Parameter(tensors[f"{name}sd.move0.bias"].flatten())
     layer.rprelu = rprelu_of(tensors, f"{name}sd.relu.", 1)
     assert_equals(layer, tensors, name, tensors[f"{name}grad.binary_conv.weight"])

@@ -15,11 +15,12 @@ from bitsr.descriptor import Descriptor
 from bitsr.errors import ConfigError
 from bitsr.format import read_bytes, to_bytes
 from bitsr.lowering import lower
-from bitsr.methods.binary.bbcu import unit
 from bitsr.methods.binary.biper import BiPerActivation, BiPerWeight
 from bitsr.methods.binary.bireal import BiRealActivation, BiRealWeight
 from bitsr.methods.binary.bssr import BSSR, BSSRLinear
+from bitsr.methods.binary.config import Binary
 from bitsr.methods.binary.dorefa import DoReFaWeight, UnitActivation
+from bitsr.methods.binary.training import baseline_layer
 from bitsr.methods.binary.xnor import XNORActivation, XNORWeight
 from bitsr.parts.binarizers import RPReLU
 from bitsr.parts.binary_layers import BinaryConv2d, BinaryLinear
@@ -112,7 +113,7 @@ def test_frozen_convolutions_give_the_same_bits(stride: int, masks: Masks | None
     x = torch.randn(2, 8, 9, 7)
     with torch.no_grad():
         assert torch.equal(freeze_layer(layer)(x), layer(x))
-        around = unit(nn.Conv2d(8, 8, 3, padding=1)).eval()
+        around = baseline_layer(nn.Conv2d(8, 8, 3, padding=1), Binary(binarizer="bbcu")).eval()
         assert torch.equal(freeze_layer(around)(x), around(x))
 
 

@@ -33,7 +33,7 @@ from bitsr.training.recipe import recipe_from
 from bitsr.training.train import Trained, train
 from tiny import hwc, make, picture
 
-BINARIZERS = ("none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet")
+BINARIZERS = ("none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet", "bbcu")
 MASKS = ("none", "srste", "bimask", "tmask", "sste", "asp")
 
 
@@ -121,6 +121,38 @@ def test_a_packed_swinir_light_is_as_small_as_counted(tmp_path: Path) -> None:
     sizes = tensor_bytes(read_program(path))
     assert sum(size for name, size in sizes.items() if name.endswith((".codes", ".scale"))) <= 152 * 1024
     assert path.stat().st_size <= 660 * 1024
+
+
+@pytest.mark.parametrize("network", ["edsr", "imdn", "rfdn", "msrresnet x4"])
+@pytest.mark.parametrize("binarizer", ["dorefa", "reste", "biper", "bhvit", "bireal", "reactnet", "bbcu"])
+def test_convolutions_of_signs_are_trained_packed_and_run(network: str, binarizer: Any) -> None:
+    model = make(network)
+    method = SignTraining(Binary(binarizer=binarizer, convolutions=True))
+    student, x = method.prepare(model).train(), picture(model)
+    method.on_step(student, 9, 10)
+    (student(x) ** 2).sum().backward()
+    signs = list(binary_layers(student))
+    assert len(signs) > 1 and all(layer.weight.grad is not None for layer in signs)
+    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    assert all(type(student.get_submodule(name)) is nn.Conv2d for name in (names[0], names[-1]))
+    frozen = method.freeze(student)
+    frozen.descriptor = descriptor_of(model)  # type: ignore[assignment]
+    program = lower(frozen, precision="fp32")
+    assert sum(isinstance(step, steps.BinaryConv2d) for step in program.steps) == len(signs)
+    with torch.no_grad():
+        expected = hwc(frozen(x))
+    assert np.abs(run(program, hwc(x)) - expected).mean() < 1e-3 * np.ptp(expected)
+
+
+def test_convolutions_of_signs_may_be_left_out_by_name() -> None:
+    model = make("edsr")
+    every = SignTraining(Binary(convolutions=True)).prepare(model)
+    some = SignTraining(Binary(convolutions=True, skip=("upsample",))).prepare(model)
+    assert len(list(binary_layers(every))) > len(list(binary_layers(some))) > 0
+    with pytest.raises(ConfigError, match="convolutions: true"):
+        SignTraining(Binary()).prepare(model)
+    with pytest.raises(ConfigError, match="a scale per output"):
+        Binary(binarizer="xnor", convolutions=True)
 
 
 @pytest.mark.parametrize("config", [BSSR(), *(Binary(binarizer=name, mask="srste") for name in BINARIZERS)])  # type: ignore[arg-type]
@@ -242,15 +274,15 @@ def test_wrong_options_are_named(values: Mapping[str, Any], problem: str) -> Non
         trained_config(values)
 
 
-def trained_in(tmp_path: Path, method: Mapping[str, Any]) -> Trained:
+def trained_in(tmp_path: Path, method: Mapping[str, Any], **entries: Any) -> Trained:
     """Two steps of a tiny SwinIR on noise."""
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(3):
         write_picture(tmp_path / f"photos/{i}.png", rng.integers(0, 256, (48, 48, 3), np.uint8))
     recipe = recipe_from(
         {
-            "arch": "swinir", "scale": 2, "steps": 2, "batch": 1, "crop": 8, "warmup": 1, "method": method,
+            "arch": "swinir", "scale": 2, "steps": 2, "batch": 1, "crop": 8, "warmup": 1, "method": method, **entries,
             "arch_args": {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 4, "img_size": 8},
         }
     )  # fmt: skip
@@ -262,6 +294,23 @@ def test_a_recipe_trains_bssr_to_a_packed_file(tmp_path: Path) -> None:
     assert trained.done and trained.weights is not None and trained.weights.suffix == ".bitsr"
     info = bitsr.open(trained.weights, backend="reference")
     assert info(np.zeros((8, 8, 3), np.float32)).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("method", [{"name": "bssr"}, {"name": "bssr_plus", "calibration": 2}, {"name": "binary"}])
+def test_what_is_left_beside_signs_takes_8_bits(method: Mapping[str, Any], tmp_path: Path) -> None:
+    whole, small = (trained_in(tmp_path / str(bits), method, rest_bits=bits) for bits in (16, 8))
+    assert whole.weights is not None and small.weights is not None
+    assert small.weights.stat().st_size < whole.weights.stat().st_size
+    for trained, packed in ((whole, False), (small, True)):
+        found = read_program(trained.weights).steps
+        assert any(isinstance(step, steps.BinaryLinear) for step in found)
+        convolutions = [step for step in found if isinstance(step, steps.Conv2d)]
+        assert {isinstance(step.weight, steps.PackedWeight) for step in convolutions} == {packed}
+        assert {step.quantizer is not None for step in convolutions} == {packed}
+    x = np.random.default_rng(1).random((16, 16, 3), np.float32)
+    a, b = (bitsr.open(r.weights)(x) for r in (whole, small))
+    assert 0 < np.abs(a - b).mean() < 0.05
+    assert read_program(small.weights).meta["compression"]["rest_bits"] == 8
 
 
 @pytest.mark.parametrize("options", [{"add_mean": True}, {"tiling": "flat", "group": 8}])

@@ -1,4 +1,4 @@
-"""BSSR+: what each part does, and what is packed; DRC-lite."""
+"""BSSR+: what each part does, and what is packed."""
 
 from __future__ import annotations
 

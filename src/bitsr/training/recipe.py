@@ -12,6 +12,7 @@ import yaml
 
 from bitsr.errors import ConfigError
 from bitsr.fields import from_values
+from bitsr.methods.binary.config import BSSR, Binary
 from bitsr.methods.trained import trained_config
 
 
@@ -46,7 +47,9 @@ class Recipe:
     steps; 'cosine' falls to ``lr_end``, 'multistep' multiplies by ``gamma`` at each of ``milestones``.  ``loss`` has
     the weight 1 unless ``loss_weight`` says otherwise, beside ``distill``.  ``ema`` is the decay of the averaged
     weights, which are those that are validated and kept.  ``clip_norm`` bounds the norm of the gradient (0: not).
-    ``batch`` is that of all processes together.
+    ``batch`` is that of all processes together.  ``rest_bits`` 8: what a method of signs leaves in floating point,
+    convolutions and products of attention, is rounded to 8 bits on crops of the training pictures when the trained
+    network is packed; the log's hold-out is from before that.
     """
 
     arch: str = ""
@@ -80,6 +83,7 @@ class Recipe:
     checkpoint_every: int = 100
     validate_every: int = 500
     validation_pictures: int = 10
+    rest_bits: Literal[8, 16] = 16
 
     def __post_init__(self) -> None:
         for name in ("scale", "steps", "batch", "crop", "checkpoint_every", "validate_every", "validation_pictures"):
@@ -101,7 +105,9 @@ class Recipe:
         if (self.init or self.body) and (self.arch_args or self.start == "linear"):
             given = "init" if self.init else "body"
             raise ConfigError(f"recipe: {given} brings its own network and weights: leave out arch_args and start")
-        trained_config(self.method)
+        config = trained_config(self.method)
+        if self.rest_bits < 16 and not isinstance(config, BSSR | Binary):
+            raise ConfigError("recipe: rest_bits is for methods of signs (bssr, bssr_plus, binary)")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that :func:`recipe_from` takes back, as YAML and JSON hold them."""

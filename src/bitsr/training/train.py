@@ -18,12 +18,16 @@ from bitsr.archs.load import NOTE
 from bitsr.data.files import write_atomically
 from bitsr.errors import ConfigError, UnsupportedLayer
 from bitsr.lowering.entry import save as save_packed
+from bitsr.methods.compress import compress
+from bitsr.methods.ptq.config import Best
 from bitsr.methods.trained import trained_config
 from bitsr.training.checkpoint import NAME
 from bitsr.training.log import read_log
 from bitsr.training.loop import Run
 from bitsr.training.recipe import Recipe
 from bitsr.training.team import assembled, device_of
+
+REST_CROPS, REST_SIZE = 32, 48  # pictures that bounds of `rest_bits` are searched on
 
 OnStep = Callable[[int, int, dict[str, Any] | None], None]
 
@@ -81,12 +85,23 @@ def write_weights(run: Run, out: Path) -> Path:
     """The averaged weights: packed where the recipe compresses, else a checkpoint in fp16."""
     frozen = run.frozen().cpu()
     if trained_config(run.recipe.method) is not None:
+        if run.recipe.rest_bits < 16:
+            frozen = with_rounded_rest(frozen, run)
         path = out / "model.bitsr"
         save_packed(frozen, path)
         return path
     path = out / "weights.safetensors"
     write_atomically(path, save(_halved(frozen), {NOTE: json.dumps(_origin(run, frozen))}))
     return path
+
+
+def with_rounded_rest(frozen: nn.Module, run: Run) -> nn.Module:
+    """A network of signs whose convolutions and products of attention have ``rest_bits``, too."""
+    bits, seed = run.recipe.rest_bits, run.recipe.seed
+    crops = run.data.lr_crops(REST_CROPS, REST_SIZE, seed)
+    small = compress(frozen, Best(w_bits=bits, a_bits=bits), crops, seed=seed)
+    small.compression = {**frozen.compression, "rest_bits": bits}  # type: ignore[assignment, dict-item]
+    return small
 
 
 def _origin(run: Run, module: nn.Module) -> dict[str, Any]:

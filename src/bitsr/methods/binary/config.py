@@ -118,19 +118,22 @@ class BSSRPlus(BSSR):
 
 @dataclass(frozen=True)
 class Binary:
-    """A binarizer of the literature on every linear, with an N:M mask.
+    """A binarizer of the literature on every linear (and ``convolutions``), with an N:M mask.
 
     ``binarizer`` 'none' leaves inputs and weights in floating point, so that only the mask compresses.  ``keep`` of
     every ``block`` weights stay where there is a ``mask``; 'drc-lite' is no mask but removes half of the channels
     inside each block, and 'drc' half or more, searched in ``search_steps`` steps.  ``full_block`` puts an RPReLU and a
-    shortcut around each layer.  ``unit_inputs``: DoReFa's own {0, 1} in the place of signs.  ``skip``: as for BSSR.
+    shortcut around each layer; 'bbcu' is 'reactnet' with a shortcut around the RPReLU.  ``unit_inputs``: DoReFa's
+    own {0, 1} in the place of signs.  ``convolutions``: all but the network's first and last one become layers of signs
+    as well; those that upsample can be left out with ``skip``, which is as for BSSR.
     """
 
-    binarizer: Literal["none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet"] = "reactnet"
+    binarizer: Literal["none", "dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet", "bbcu"] = "reactnet"
     mask: Literal["none", "srste", "bimask", "tmask", "sste", "asp", "drc", "drc-lite"] = "none"
     keep: int = 2
     block: int = 4
     search_steps: int = 200
+    convolutions: bool = False
     full_block: bool = False
     unit_inputs: bool = False
     skip: tuple[str, ...] = ()
@@ -146,5 +149,9 @@ class Binary:
             raise ConfigError("tmask keeps 2 of 4")
         if self.full_block and self.binarizer == "none":
             raise ConfigError("full_block is what surrounds binary layers: choose a binarizer")
+        if self.convolutions and (self.binarizer in ("none", "xnor") or self.unit_inputs):
+            raise ConfigError(
+                "convolutions take binarizers of signs with a scale per output: not none, xnor, unit_inputs"
+            )
         if self.unit_inputs and self.binarizer != "dorefa":
             raise ConfigError("unit_inputs is an option of dorefa")

@@ -27,7 +27,7 @@ from bitsr.methods.masks.tmask import TMask
 from bitsr.methods.trained import dump_trained
 from bitsr.methods.training_method import FullPrecision
 from bitsr.parts.binarizers import ActivationBinarizer, RPReLU, WeightBinarizer
-from bitsr.parts.binary_layers import BinaryLayer, BinaryLinear
+from bitsr.parts.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear
 from bitsr.parts.frozen_binary import freeze_layer
 from bitsr.parts.masks import Masks
 from bitsr.parts.pointwise import pointwise_as_linears
@@ -56,9 +56,12 @@ class SignTraining(FullPrecision):
         if isinstance(self.config, BSSR) and self.config.pointwise:
             pointwise_as_linears(student)
         make = self.maker()
-        chosen = dict(linears(student, self.config.block if _masked(self.config) else 1, self.config.skip))
+        block = self.config.block if _masked(self.config) else 1
+        chosen: dict[str, nn.Linear | nn.Conv2d] = dict(linears(student, block, self.config.skip))
+        if isinstance(self.config, Binary) and self.config.convolutions:
+            chosen |= convolutions(student, block, self.config.skip)
         if not chosen:
-            raise ConfigError("the network has no linear layers to binarize")
+            raise ConfigError("the network has no linear layers to binarize (method binary takes convolutions: true)")
         for name, source in chosen.items():
             try:
                 student.set_submodule(name, make(source))
@@ -66,8 +69,8 @@ class SignTraining(FullPrecision):
                 raise ConfigError(f"{name}: {error}; leave the layer out with skip: [{name}]") from None
         return student.train()
 
-    def maker(self) -> Callable[[nn.Linear], BinaryLinear]:
-        """What makes a linear's binary twin."""
+    def maker(self) -> Callable[[Any], BinaryLayer]:
+        """What makes a layer's binary twin."""
         config = self.config
         if isinstance(config, Binary):
             return lambda source: baseline_layer(source, config)
@@ -106,6 +109,17 @@ def linears(model: nn.Module, block: int, skip: tuple[str, ...] = ()) -> Iterato
             yield name, layer
 
 
+def convolutions(model: nn.Module, block: int, skip: tuple[str, ...] = ()) -> dict[str, nn.Conv2d]:
+    """The same for convolutions of one group with zero padding, but for the network's first and last one."""
+    found = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    return {
+        name: layer
+        for name, layer in found[1:-1]
+        if layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        if layer.in_channels % block == 0 and not any(part in name for part in skip)
+    }
+
+
 def binary_layers(model: nn.Module) -> Iterator[BinaryLayer]:
     return (layer for layer in model.modules() if isinstance(layer, BinaryLayer))
 
@@ -124,41 +138,48 @@ def _beside(layer: BinaryLayer) -> Iterator[nn.Parameter]:
 # ---- layers ---------------------------------------------------------------------------------------------------------
 
 
-def baseline_layer(source: nn.Linear, config: Binary) -> BinaryLinear:
+def baseline_layer(source: nn.Linear | nn.Conv2d, config: Binary) -> BinaryLayer:
     """The binary twin of ``source`` that the options ask for."""
+    axis, (outputs, inputs) = (-1 if isinstance(source, nn.Linear) else 1), source.weight.shape[:2]
     options: dict[str, Any] = {}
-    if config.full_block:
-        options = {"rprelu": RPReLU(source.out_features, -1), "shortcut": _shortcut(source)}
-    return BinaryLinear(
-        source, _activation(source.in_features, config), _weight(source, config), _masks(source, config), **options
-    )
+    if config.full_block or config.binarizer == "bbcu":
+        options = {"rprelu": RPReLU(outputs, axis), "shortcut": _shortcut(source, config)}
+    activation, weight = _binarizers(source, config)
+    parts = (activation(inputs, axis), weight(), _masks(source, config))
+    if isinstance(source, nn.Linear):
+        return BinaryLinear(source, *parts, **options)
+    return BinaryConv2d(source, *parts, **options)
 
 
-def _shortcut(source: nn.Linear) -> str:
-    """Inside the RPReLU, where one width divides the other."""
-    small, large = sorted((source.in_features, source.out_features))
+def _shortcut(source: nn.Linear | nn.Conv2d, config: Binary) -> str:
+    """Inside the RPReLU where one width divides the other, in BBCU outside of it where both are equal."""
+    if isinstance(source, nn.Conv2d) and set(source.stride) != {1}:
+        return "none"
+    small, large = sorted(source.weight.shape[:2])
+    if config.binarizer == "bbcu":
+        return "after" if small == large else "none"
     return "before" if large % small == 0 else "none"
 
 
-def _activation(channels: int, config: Binary) -> ActivationBinarizer:
-    kinds: dict[str, Callable[[int, int], ActivationBinarizer]] = {
-        "none": Unbinarized, "dorefa": UnitActivation if config.unit_inputs else SignActivation,
-        "reste": ReSTEActivation, "biper": BiPerActivation, "bhvit": BHViTActivation, "xnor": XNORActivation,
-        "bireal": BiRealActivation, "reactnet": RSign,
-    }  # fmt: skip
-    return kinds[config.binarizer](channels, -1)
+def _binarizers(
+    source: nn.Linear | nn.Conv2d, config: Binary
+) -> tuple[Callable[[int, int], ActivationBinarizer], Callable[[], WeightBinarizer]]:
+    """What makes the binarizers of (channels, axis) and of the weight."""
+    kinds: dict[str, tuple[Callable[[int, int], ActivationBinarizer], Callable[[], WeightBinarizer]]] = {
+        "none": (Unbinarized, UnbinarizedWeight),
+        "dorefa": (UnitActivation if config.unit_inputs else SignActivation, DoReFaWeight),
+        "reste": (ReSTEActivation, ReSTEWeight),
+        "biper": (BiPerActivation, lambda: BiPerWeight(source.weight)),
+        "bhvit": (BHViTActivation, BHViTWeight),
+        "xnor": (XNORActivation, XNORWeight),
+        "bireal": (BiRealActivation, BiRealWeight),
+        "reactnet": (RSign, ReActNetWeight),
+        "bbcu": (RSign, ReActNetWeight),
+    }
+    return kinds[config.binarizer]
 
 
-def _weight(source: nn.Linear, config: Binary) -> WeightBinarizer:
-    kinds: dict[str, Callable[[], WeightBinarizer]] = {
-        "none": UnbinarizedWeight, "dorefa": DoReFaWeight, "reste": ReSTEWeight,
-        "biper": lambda: BiPerWeight(source.weight), "bhvit": BHViTWeight, "xnor": XNORWeight, "bireal": BiRealWeight,
-        "reactnet": ReActNetWeight,
-    }  # fmt: skip
-    return kinds[config.binarizer]()
-
-
-def _masks(source: nn.Linear, config: Binary) -> Masks | None:
+def _masks(source: nn.Linear | nn.Conv2d, config: Binary) -> Masks | None:
     weight, keep, block = source.weight.detach(), config.keep, config.block
     kinds: dict[str, Callable[[], Masks | None]] = {
         "none": lambda: None, "drc": lambda: None, "drc-lite": lambda: None, "srste": lambda: SRSTE(keep, block),
