@@ -67,7 +67,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "BSSR, rho 0": bssr(rho=0.0),
     # what motivates the paper, and our other readings
     "BSSR, binarized first": bssr(order="binarize"),
-    "BSSR, mask of the start": binary("bhvit", "asp"),
+    "BHViT, mask of the start": binary("bhvit", "asp"),
     "BSSR, surrogate of normal weights": bssr(surrogate_of="normal"),
 }
 

@@ -60,6 +60,7 @@ def test_steps_on_every_instruction_set(isa: str) -> None:
         "no:cacheprovider",
         str(TESTS / "test_engine_steps.py"),
         str(TESTS / "test_engine_attention.py"),
+        str(TESTS / "test_engine_binary.py"),
     ]
     environment = {**os.environ, "BITSR_ISA": isa, "PYTHONPATH": str(Path(bitsr.__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=TESTS)
