@@ -139,7 +139,10 @@ def test_info_of_a_packed_file(packed: Path, checkpoint: Path, capsys: pytest.Ca
     assert len(content["layers"]) == len(original["layers"])
     bits = [(layer["w_bits"], layer["a_bits"]) for layer in content["layers"]]
     assert bits[0] == (8, 8) and (4, 8) in bits  # the first convolution of a CNN keeps 8 bits
-    assert set(content["layers"][0]) == {"name", "kind", "w_bits", "a_bits", "bytes"}
+    first = content["layers"][0]
+    assert set(first) == {"name", "kind", "w_bits", "a_bits", "bytes", "macs", "bit_ops"}
+    outputs = original["layers"][0]["bytes"] / 4 / (3 * 9 + 1)  # of a 3x3 convolution of RGB, with a bias each
+    assert first["macs"] == outputs * 3 * 9 and first["bit_ops"] == 64 * first["macs"]
 
 
 def test_info_in_words(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:

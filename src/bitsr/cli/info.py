@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,17 +15,22 @@ from bitsr.descriptor import Descriptor
 from bitsr.format import is_packed, read_program
 from bitsr.program.counting import count_layers, parameters
 
+SIDE = 128  # of the picture whose operations are counted, in LR pixels: whole windows of every network here
+
 
 @dataclass(frozen=True)
 class Layer:
     """One layer that multiplies.  ``bytes`` is counted: its weights at their bits, with scales, offsets and bias;
-    16 and 32 bits are floating point."""
+    16 and 32 bits are floating point.  ``macs`` and ``bit_ops`` are counted per LR pixel, for packed files: one
+    multiplication is the product of its operands' bits, 32 x 32 in floating point."""
 
     name: str
     kind: str
     w_bits: float
     a_bits: int
     bytes: int
+    macs: float | None = None
+    bit_ops: float | None = None
 
 
 def info(file: Annotated[Positional[Path], option("FILE")], /, *, json: Flag = False) -> int:
@@ -48,27 +52,40 @@ def info(file: Annotated[Positional[Path], option("FILE")], /, *, json: Flag = F
         shown = {key: value for key, value in compression.items() if key != "layer_bits"}  # which the tables show
         words = [f"{key}={value}" for key, value in shown.items() if value is not None]
         print(f"{'compressed':12} " + ", ".join(word if word.isprintable() else ascii(word) for word in words))
-    print_table(("bits", "layers", "bytes (counted)"), totals(content["layers"]))
-    columns = ("name", "kind", "w_bits", "a_bits", "bytes")
-    print_table(("layer", *columns[1:]), [[layer[column] for column in columns] for layer in content["layers"]])
+    counted = ("bytes", "macs", "bit_ops") if content["kind"] == "packed" else ("bytes",)
+    print_table(("bits", "layers", *(HEADS[column] for column in counted)), totals(content["layers"], counted))
+    columns = ("name", "kind", "w_bits", "a_bits", *counted)
+    rows = [[_shown(layer[column]) for column in columns] for layer in content["layers"]]
+    print_table(("layer", *columns[1:4], *(HEADS[column] for column in counted)), rows)
     return 0
 
 
-def totals(layers: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
-    """(bits, number of layers, their bytes) for each pair of bit widths that occurs."""
-    number: Counter[tuple[float, int]] = Counter()
-    size: Counter[tuple[float, int]] = Counter()
-    for layer in layers:
-        key = (layer["w_bits"], layer["a_bits"])
-        number[key] += 1
-        size[key] += layer["bytes"]
-    return [(f"W{w}A{a}", number[w, a], size[w, a]) for w, a in sorted(number)]
+HEADS = {"bytes": "bytes (counted)", "macs": "MACs per LR pixel", "bit_ops": "BitOps per LR pixel"}
+
+
+def totals(layers: list[dict[str, Any]], counted: tuple[str, ...]) -> list[list[str]]:
+    """[bits, number of layers, their sums of ``counted``] for each pair of bit widths that occurs."""
+    found = sorted({(layer["w_bits"], layer["a_bits"]) for layer in layers})
+    of_bits = {key: [layer for layer in layers if (layer["w_bits"], layer["a_bits"]) == key] for key in found}
+    return [
+        [f"W{w}A{a}", str(len(same)), *(_shown(sum(layer[column] for layer in same)) for column in counted)]
+        for (w, a), same in of_bits.items()
+    ]
+
+
+def _shown(value: Any) -> str:
+    """Operations without fractions, bits with theirs."""
+    return f"{value:,.0f}" if isinstance(value, float) and value >= 100 else str(value)
 
 
 def describe_packed(path: Path) -> dict[str, Any]:
     """The content of a packed file."""
     program = read_program(path)
-    layers = [Layer(c.name, c.kind, c.w_bits, c.a_bits, c.bytes) for c in count_layers(program)]
+    pixels = SIDE * SIDE
+    layers = [
+        Layer(c.name, c.kind, c.w_bits, c.a_bits, c.bytes, c.macs / pixels, c.bit_ops / pixels)
+        for c in count_layers(program, SIDE, SIDE)
+    ]
     return _content(path, "packed", program.descriptor, parameters(program), layers, dict(program.meta))
 
 
