@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from bitsr.methods.binary.bireal import BiRealActivation, BiRealWeight
+from bitsr.methods.binary.training import Unbinarized, UnbinarizedWeight
 from bitsr.methods.masks.asp import ASP
 from bitsr.methods.masks.bimask import BiMask, backward_mask, best_permutation
 from bitsr.methods.masks.srste import SRSTE
@@ -116,6 +118,59 @@ def test_official_bi_mask(shared: Path) -> None:
     best = best_permutation(weight, mask, list(tensors["bimask.2of4.candidate_permutations"]), 2, 4)
     assert torch.equal(best, tensors["bimask.2of4.best_permutation"])
     assert torch.equal(backward_mask(weight, mask, best, 2, 4).t(), tensors["bimask.2of4.backward_mask"].bool())
+
+
+def masked_linear(weight: Tensor, masks: Masks, bias: Tensor | None = None) -> BinaryLinear:
+    """Nothing but the mask: inputs and weights stay in floating point."""
+    source = nn.Linear(weight.shape[1], len(weight), bias=bias is not None)
+    source.weight.data = weight.clone()
+    if bias is not None:
+        source.bias.data = bias.clone()
+    return BinaryLinear(source, Unbinarized(weight.shape[1], -1), UnbinarizedWeight(), masks)
+
+
+def test_official_bi_mask_backwards(shared: Path) -> None:
+    """Its convolution masks the weights as rows, which is a linear on unfolded patches."""
+    tensors = load_file(shared / "golden/sparsity.safetensors")
+    golden = {key.removeprefix("bimask.2of4.conv."): t for key, t in tensors.items() if "bimask.2of4.conv." in key}
+    rows = golden["weight"].flatten(1)
+    masks = BiMask(rows)
+    masks.permutation = golden["permutation"]
+    layer, x = masked_linear(rows, masks), golden["x"].clone().requires_grad_()
+    y = layer(F.unfold(x, 3, padding=1).transpose(1, 2)).transpose(1, 2).view_as(golden["y"])
+    y.backward(golden["grad_out"])
+    assert torch.equal(masks.mask(rows).t(), golden["forward_mask"].bool())
+    torch.testing.assert_close(y, golden["y"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x.grad, golden["grad_x"], rtol=1e-5, atol=1e-5)
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(
+        layer.weight.grad.view_as(golden["grad_weight"]), golden["grad_weight"], rtol=1e-5, atol=1e-4
+    )
+
+
+def test_official_s_ste_backwards(shared: Path) -> None:
+    tensors = load_file(shared / "golden/sparsity.safetensors")
+    golden = {key.removeprefix("sste.linear."): t for key, t in tensors.items() if "sste.linear." in key}
+    weight = tensors["sste.weight"]
+    layer, x = masked_linear(weight, SSTE(weight), golden["bias"]), golden["x"].clone().requires_grad_()
+    y = layer(x)
+    y.backward(golden["grad_out"])
+    assert layer.bias is not None
+    for ours, name in (
+        (y, "y"),
+        (x.grad, "grad_x"),
+        (layer.weight.grad, "grad_weight"),
+        (layer.bias.grad, "grad_bias"),
+    ):
+        torch.testing.assert_close(ours, golden[name], rtol=1e-5, atol=1e-5)
+
+
+def test_official_sparse_convolution(shared: Path) -> None:
+    tensors = load_file(shared / "golden/sparsity.safetensors")
+    weight, bias, x, expected = (tensors[f"srste.sparseconv.{name}"] for name in ("weight", "bias", "x", "y"))
+    masks = SRSTE()
+    ours = F.conv2d(x, masks.pruned(weight, masks.mask(weight), weight), bias, padding=weight.shape[-1] // 2)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_official_s_ste_and_t_mask(shared: Path) -> None:
