@@ -1,0 +1,35 @@
+"""Puts rows that were measured again in the place of the old ones, and adds those that are new.
+
+python benchmarks/merge_rows.py results/ptq.csv NEW.csv ...
+
+Two rows are of the same thing where all columns are equal that say what was measured (`KEYS`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rows import Table
+
+KEYS = ("model", "method", "w_bits", "a_bits", "scope", "options", "seed", "steps", "batch", "crop", "lr", "dataset")
+
+
+def main() -> None:
+    target, *sources = map(Path, sys.argv[1:])
+    old = Table(target, ())
+    merged = {tuple(row.get(key, "") for key in KEYS): row for row in old.rows}
+    columns = list(old.columns)
+    for source in sources:
+        new = Table(source, ())
+        columns += [column for column in new.columns if column not in columns]
+        merged |= {tuple(row.get(key, "") for key in KEYS): row for row in new.rows}
+    target.unlink()
+    table = Table(target, columns)
+    for row in merged.values():
+        table.add(**row)
+    print(f"{target}: {len(old.rows)} rows, now {len(merged)}")
+
+
+if __name__ == "__main__":
+    main()
