@@ -68,17 +68,21 @@ class Benchmark {
                 double(rows) * steps * channels_per_word(format) * kWidth, [&] { kernels_.gemm(gemm); });
     }
 
-    // A linear layer of signs with a scale for every 32 inputs; masked products count as well.
-    void binary(int channels, int rows) {
-        const int terms = planes_of(channels, Format::bits);
+    // A linear layer (side 1) or a 3x3 convolution of signs, a scale for every 32 inputs; masked products count as well.
+    void binary(int channels, int rows, int side) {
+        const int planes = planes_of(channels, Format::bits), taps = side * side, terms = taps * planes;
+        const std::ptrdiff_t pitch = side == 1 ? kWidth : kWidth + 48;
         std::vector<std::ptrdiff_t> offsets;
-        for (int term = 0; term < terms; ++term) offsets.push_back(std::ptrdiff_t{term} * kWidth);
-        Buffer input(std::size_t(terms) * kWidth), output(std::size_t(rows) * kWidth), weights(std::size_t(rows) * terms * 3);
+        for (int tap = 0; tap < taps; ++tap)
+            for (int plane = 0; plane < planes; ++plane)
+                offsets.push_back((tap / side * planes + plane) * pitch + tap % side);
+        Buffer input(std::size_t(side) * planes * pitch), output(std::size_t(rows) * kWidth);
+        Buffer weights(std::size_t(rows) * terms * 3);
         const std::vector<float> start(rows, 0.5f);
         const Binary binary{weights.data(), rows, terms, offsets.data(), input.data(), kWidth, {output.data(), kWidth},
                             start.data()};
-        measure("linear", Format::bits, std::to_string(channels) + " to " + std::to_string(rows), "MAC",
-                double(rows) * terms * 32 * kWidth, [&] { kernels_.binary(binary); });
+        measure(side == 1 ? "linear" : "conv 3x3", Format::bits, std::to_string(channels) + " to " + std::to_string(rows),
+                "MAC", double(rows) * terms * 32 * kWidth, [&] { kernels_.binary(binary); });
     }
 
     void attention(Format format, int heads, int size, int side) {
@@ -161,8 +165,10 @@ std::vector<Speed> benchmark_kernels(const std::string& isa, int repetitions) {
         benchmark.attention(format, 6, 10, 8);
         benchmark.attention(format, 4, 12, 16);
     }
-    for (const int rows : {60, 120, 180}) benchmark.binary(60, rows);
-    benchmark.binary(120, 60);
+    for (const int rows : {60, 120, 180}) benchmark.binary(60, rows, 1);
+    benchmark.binary(120, 60, 1);
+    benchmark.binary(60, 60, 3);
+    benchmark.binary(64, 64, 3);
     benchmark.elementwise();
     return std::move(benchmark.speeds);
 }
