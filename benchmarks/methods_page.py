@@ -18,6 +18,7 @@ METHODS = {
     "granular-dq": "Granular-DQ (simulated)", "harmoq-literal": "HarmoQ, as printed", "harmoq": "HarmoQ",
     "best": "**the default**",
 }  # fmt: skip
+# *: 16 calibration crops; †: from before bounds were searched on elements of all channels, when no memory was noted
 UNDEFINED = {("repq", "rfdn_x4"): "undefined"}  # no LayerNorm and no softmax
 
 
@@ -37,7 +38,8 @@ def cell(found: list[dict[str, str]], method: str, model: str, bits: int) -> str
     for row in found:
         if (row["method"], row["model"], row["w_bits"], row["a_bits"]) == wanted:
             text = f"{float(row['psnr_y']):.2f} ({float(row['gap']):.2f})"
-            return (f"**{text}**" if method == "best" else text) + ("" if row["options"] else " *")
+            mark = " *" if not row["options"] else "" if row.get("compress_peak_mib") else " †"
+            return (f"**{text}**" if method == "best" else text) + mark
     return UNDEFINED.get((method, model), "")
 
 

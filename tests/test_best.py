@@ -76,7 +76,7 @@ def test_attention_maps_of_few_bits_have_a_scale_per_query(bits, pictures):
     model = tiny.make("swinir light x4")
     rows, static = (compress(model, quick("best", bits, row_scale=word), pictures) for word in ("true", "false"))
     products = {n: m for n, m in quantized_layers(rows).items() if isinstance(m, QuantMatMul)}
-    assert products and all(m.row_scale == (n.endswith("matmul_av") and bits < 8) for n, m in products.items())
+    assert products and all(m.row_scale == n.endswith("matmul_av") for n, m in products.items())
     assert not any(m.row_scale for m in quantized_layers(static).values() if isinstance(m, QuantMatMul))
 
 

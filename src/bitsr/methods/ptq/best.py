@@ -58,10 +58,10 @@ EFFORTS = {
 
 
 def scale_rows(work: Work) -> None:
-    """Attention maps of few bits get a scale per query."""
+    """Attention maps get a scale per query."""
     for layer in work.layers.values():
         if isinstance(layer, QuantMatMul):
-            layer.row_scale = layer.softmax and layer.a_bits < SYMMETRIC_FROM
+            layer.row_scale = layer.softmax
 
 
 # ---- learning weights ----------------------------------------------------------------------------------------------

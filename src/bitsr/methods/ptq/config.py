@@ -304,7 +304,7 @@ class Best(PTQConfig):
     ``effort`` says how often statistics are refreshed (``groups``), from how many rows (``samples``), and how long the
     whole network is learned (``learn_steps``, 0: not); each of those given goes before it.  ``learn_rate`` of weights
     is in quantization steps; 0 leaves their codes as GPTQ has them and learns bounds alone.  ``rank`` of a low-rank
-    branch in floating point beside each layer, as in SVDQuant.  ``row_scale``: attention maps below 8 bit get a scale
+    branch in floating point beside each layer, as in SVDQuant.  ``row_scale``: attention maps get a scale
     per query when the network runs; without it one for all, as in the papers.
     """
 
