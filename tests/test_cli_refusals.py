@@ -81,7 +81,7 @@ def test_negative_numbers_are_no_options(capsys: pytest.CaptureFixture[str]) -> 
         (["compress", "MODEL", "-o", "OUT", "--method", "minmax", "--budget", "1KiB"], "the limit is 1024"),
         (["compress", "MODEL", "-o", "OUT", "--method", "minmax", "--budget", "1%"], "the limit is 1.0%"),
         (["compress", "MODEL", "-o", "OUT", "--method", "granular-dq"], "there is no file of it"),
-        (["compress", "MODEL", "-o", "OUT", "--method", "granular-dq", "--bits", "4"], "2dquant with --w-bits 8"),
+        (["compress", "MODEL", "-o", "OUT", "--method", "granular-dq", "--bits", "4"], "2dquant --w-bits 8"),
         (["compress", "MODEL", "-o", "OUT", "--config", "PHOTOS/granular.yaml"], "--method 2dquant --w-bits 8"),
         (["compress", "MODEL", "-o", "OUT", "--method", "pams", "--set", "narrow=1"], "leave out narrow=true"),
         (["compress", "MODEL", "-o", "OUT", "--bits", "1"], "bitsr train with method bssr_plus"),
