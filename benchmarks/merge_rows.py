@@ -24,10 +24,12 @@ def main() -> None:
         new = Table(source, ())
         columns += [column for column in new.columns if column not in columns]
         merged |= {tuple(row.get(key, "") for key in KEYS): row for row in new.rows}
-    target.unlink()
-    table = Table(target, columns)
+    fresh = target.with_name(target.name + ".new")
+    fresh.unlink(missing_ok=True)
+    table = Table(fresh, columns)
     for row in merged.values():
         table.add(**row)
+    fresh.replace(target)
     print(f"{target}: {len(old.rows)} rows, now {len(merged)}")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
+
+from rows import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = [
@@ -24,12 +25,10 @@ UNDEFINED = {("repq", "rfdn_x4"): "undefined"}  # no LayerNorm and no softmax
 
 def rows() -> list[dict[str, str]]:
     """Of Set5, seed 0, those of 128 crops first."""
-    found = []
+    found: list[dict[str, str]] = []
     for name, options in (("ptq", "crops=128"), ("ptq", ""), ("ptq_first", "")):
-        with (ROOT / f"results/{name}.csv").open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row["dataset"] == "Set5" and row["seed"] == "0" and row["options"] == options:
-                    found.append(row)
+        table = Table(ROOT / f"results/{name}.csv", ())
+        found += [r for r in table.rows if (r["dataset"], r["seed"], r["options"]) == ("Set5", "0", options)]
     return found
 
 

@@ -141,7 +141,7 @@ class Binary:
     def __post_init__(self) -> None:
         if not 0 < self.keep < self.block:
             raise ConfigError(f"a mask keeps some weights of each block, not {self.keep} of {self.block}")
-        if self.binarizer != "none" and self.mask not in ("none", "drc", "drc-lite"):
+        if self.binarizer != "none" and self.masked:
             check_codes(self.keep, self.block)
         if self.search_steps < 0:
             raise ConfigError(f"search_steps is at least 0, got {self.search_steps}")
@@ -155,3 +155,8 @@ class Binary:
             )
         if self.unit_inputs and self.binarizer != "dorefa":
             raise ConfigError("unit_inputs is an option of dorefa")
+
+    @property
+    def masked(self) -> bool:
+        """Whether weights leave, not channels."""
+        return self.mask not in ("none", "drc", "drc-lite")

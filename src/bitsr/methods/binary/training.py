@@ -56,7 +56,7 @@ class SignTraining(FullPrecision):
         if isinstance(self.config, BSSR) and self.config.pointwise:
             pointwise_as_linears(student)
         make = self.maker()
-        block = self.config.block if _masked(self.config) else 1
+        block = self.config.block if isinstance(self.config, BSSR) or self.config.masked else 1
         chosen: dict[str, nn.Linear | nn.Conv2d] = dict(linears(student, block, self.config.skip))
         if isinstance(self.config, Binary) and self.config.convolutions:
             chosen |= convolutions(student, block, self.config.skip)
@@ -122,10 +122,6 @@ def convolutions(model: nn.Module, block: int, skip: tuple[str, ...] = ()) -> di
 
 def binary_layers(model: nn.Module) -> Iterator[BinaryLayer]:
     return (layer for layer in model.modules() if isinstance(layer, BinaryLayer))
-
-
-def _masked(config: BSSR | Binary) -> bool:
-    return isinstance(config, BSSR) or config.mask not in ("none", "drc", "drc-lite")
 
 
 def _beside(layer: BinaryLayer) -> Iterator[nn.Parameter]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bitsr.archs.swinir import WindowAttention
 from bitsr.methods.masks.drc import Channels, head_size, hidden_size, largest, swin_blocks
+from bitsr.methods.ptq.distill import outputs_of
 
 RATE = 0.5  # of the channels leave at least, as of the weights of 2:4
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of what may stay: the candidates of every width
@@ -122,15 +123,15 @@ def search_widths(
     dual = Dual(scale, batches[0].shape[1]).to(batches[0])
     weights += dual.parameters()
     shares = [width.logits for pair in searched for width in pair]
+    with torch.no_grad():
+        pairs = [(low, model(low)) for low in batches]
     turns = (
-        (torch.optim.Adam(shares, TRAVEL / max(steps, 1), weight_decay=1e-3), shares, batches[1::2]),
-        (torch.optim.Adam(weights, rate), weights, batches[::2]),
+        (torch.optim.Adam(shares, TRAVEL / max(steps, 1), weight_decay=1e-3), shares, pairs[1::2]),
+        (torch.optim.Adam(weights, rate), weights, pairs[::2]),
     )
     for step in range(steps):
-        for optimizer, learned, pictures in turns:
-            low = pictures[step % len(pictures)]
-            with torch.no_grad():
-                wanted = model(low)
+        for optimizer, learned, half in turns:
+            low, wanted = half[step % len(half)]
             picture = student(low)
             loss = F.l1_loss(picture, wanted) + DUAL * dual.distance(picture, low)
             for parameter, grad in zip(learned, torch.autograd.grad(loss, learned), strict=True):
@@ -156,11 +157,12 @@ def select_channels(model: nn.Module, batches: Sequence[Tensor], widths: Sequenc
             GrowingLinear(f"{name}.mlp.fc2", block.mlp.fc2, 1, hidden),
         )
     ]
+    names = [unit.name for unit in units]
     for done in range(1, ROUNDS + 1):
         low = batches[done % len(batches)]
         with torch.no_grad():
-            wanted, picture = outputs_of(model, units, low)
-        found, ours = outputs_of(student, units, low)
+            picture, *wanted = outputs_of(model, low, names)
+        ours, *found = outputs_of(student, low, names)
         loss = F.l1_loss(ours, picture)
         for theirs, output in zip(wanted, found, strict=True):
             loss = loss + F.mse_loss(output, theirs)
@@ -189,17 +191,3 @@ class GrowingLinear:
         self.chosen[largest(size, missing)] = True
         self.linear.weight.data = self.full * self.chosen.repeat(self.heads)
         self.linear.weight.grad = None
-
-
-def outputs_of(model: nn.Module, units: Sequence[GrowingLinear], low: Tensor) -> tuple[list[Tensor], Tensor]:
-    """What the units' layers of ``model`` put out, and its picture."""
-    outputs: list[Tensor] = []
-    handles = [
-        model.get_submodule(unit.name).register_forward_hook(lambda _layer, _args, output: outputs.append(output))
-        for unit in units
-    ]
-    try:
-        return outputs, model(low)
-    finally:
-        for handle in handles:
-            handle.remove()
