@@ -29,7 +29,8 @@ from bitsr.parts.pointwise import pointwise_as_linears
 from bitsr.program import steps
 from bitsr.program.counting import tensor_bytes
 from bitsr.program.reference import run
-from bitsr.training.recipe import recipe_from
+from bitsr.training.log import read_log
+from bitsr.training.recipe import load_recipe, recipe_from
 from bitsr.training.train import Trained, train
 from tiny import hwc, make, picture
 
@@ -298,6 +299,27 @@ def test_a_recipe_trains_bssr_to_a_packed_file(tmp_path: Path) -> None:
     assert trained.done and trained.weights is not None and trained.weights.suffix == ".bitsr"
     info = bitsr.open(trained.weights, backend="reference")
     assert info(np.zeros((8, 8, 3), np.float32)).shape == (16, 16, 3)
+
+
+def test_the_log_says_how_fast_masks_change(tmp_path: Path) -> None:
+    """Between two entries, for 1000 steps; a run that was interrupted says the same, one without masks nothing."""
+    rate: dict[str, Any] = {"steps": 4, "validate_every": 2, "checkpoint_every": 3, "lr": 1e-2}
+    trained_in(tmp_path / "dense", {"name": "binary"}, **rate)
+    trained_in(tmp_path / "whole", {"name": "binary", "binarizer": "biper", "mask": "srste"}, **rate)
+
+    def interrupt(step: int, steps: int, entry: dict[str, Any] | None) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    recipe = load_recipe(tmp_path / "whole/run/recipe.yaml")
+    folders, parts = [tmp_path / "whole/photos"], tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, folders, parts, on_step=interrupt)
+    train(recipe, folders, parts, resume=True)
+    runs = (tmp_path / "whole/run", parts, tmp_path / "dense/run")
+    whole, resumed, dense = ([entry.get("mask_flips") for entry in read_log(run)] for run in runs)
+    assert whole == resumed and whole[0] is None and all(0 < flips < 500 for flips in whole[1:])
+    assert dense == [None] * 3
 
 
 @pytest.mark.parametrize("method", [{"name": "bssr"}, {"name": "bssr_plus", "calibration": 2}, {"name": "binary"}])

@@ -37,6 +37,10 @@ class TrainingMethod(Protocol):
     def extra_loss(self, model: nn.Module) -> Tensor | None:
         """Added to the loss, after the forward; a scalar."""
 
+    def masks(self, model: nn.Module) -> list[Tensor]:
+        """Which weights are kept as things stand, bool, layer by layer; empty where none are left out.  The log says
+        how fast they change."""
+
     def freeze(self, model: nn.Module) -> nn.Module:
         """A copy that can be lowered, saved and evaluated; ``model`` can be trained on."""
 
@@ -60,6 +64,9 @@ class FullPrecision:
 
     def extra_loss(self, model: nn.Module) -> Tensor | None:
         return None
+
+    def masks(self, model: nn.Module) -> list[Tensor]:
+        return []
 
     def freeze(self, model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).requires_grad_(False).eval()

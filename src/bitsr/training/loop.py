@@ -72,10 +72,12 @@ class Run:
         if recipe.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
         self.progress = Progress()
+        self.masks: tuple[int, list[Tensor]] | None = None  # step and masks of the newest entry of the log
         if state is not None:
             self.average.model.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.progress = Progress(**state["progress"])
+            self.masks = state.get("masks")
         self.pending = torch.zeros((), dtype=torch.float64, device=self.device)  # losses that are not in progress yet
         self.log: Log | None = None
         self.newest: dict[str, Any] | None = None  # entry of the log
@@ -169,7 +171,21 @@ class Run:
     def entry(self, loss: float | None = None) -> dict[str, Any]:
         """A line of the log, as things stand: the weights are validated now."""
         seconds = round(self.progress.seconds, 1)
-        return {"step": self.progress.step, "loss": loss, "seconds": seconds, "holdout_psnr_y": self.validate()}
+        entry = {"step": self.progress.step, "loss": loss, "seconds": seconds, "holdout_psnr_y": self.validate()}
+        return entry | self.mask_flips()
+
+    def mask_flips(self) -> dict[str, float]:
+        """Share of all weights whose place in a mask has changed since the log's last entry, for 1000 steps.  One that
+        changed there and back is not seen: it is a lower bound."""
+        masks, before = self.method.masks(self.model), self.masks
+        if not masks:
+            return {}
+        self.masks = self.progress.step, masks
+        if before is None or before[0] == self.progress.step:
+            return {}
+        changed = sum(int((old ^ new).sum()) for old, new in zip(before[1], masks, strict=True))
+        share = changed / sum(mask.numel() for mask in masks)
+        return {"mask_flips": round(1000 * share / (self.progress.step - before[0]), 6)}
 
     def frozen(self) -> nn.Module:
         """The averaged network as it can be evaluated, lowered and saved."""
@@ -190,7 +206,7 @@ class Run:
         state = {
             "recipe": self.recipe.to_dict(), "pictures": self.data.fingerprint(), "progress": vars(self.progress),
             "model": self.model.state_dict(), "average": self.average.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "masks": self.masks,
         }  # fmt: skip
         write_checkpoint(self.out, state)
 

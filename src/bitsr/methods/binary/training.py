@@ -92,6 +92,9 @@ class SignTraining(FullPrecision):
         for layer in binary_layers(model):
             layer.on_step(step, steps)
 
+    def masks(self, model: nn.Module) -> list[Tensor]:
+        return [layer.masks.mask(layer.weight) for layer in binary_layers(model) if layer.masks is not None]
+
     def freeze(self, model: nn.Module) -> nn.Module:
         frozen = super().freeze(model)
         for name, layer in list(frozen.named_modules()):
