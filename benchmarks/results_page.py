@@ -1,4 +1,4 @@
-"""Fills the table of docs/methods.md, "Measured so far", from results/ptq.csv and results/ptq_first.csv."""
+"""Fills the table of methods in docs/results.md from results/ptq.csv and results/ptq_first.csv."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def main() -> None:
     ]
     for method, name in METHODS.items():
         lines.append(f"| {name} | " + " | ".join(cell(found, method, model, bits) for model, bits, _ in COLUMNS) + " |")
-    page = ROOT / "docs/methods.md"
+    page = ROOT / "docs/results.md"
     text = page.read_text(encoding="utf-8")
     table = re.compile(r"\| method \| RFDN x4 W8A8 .*?\n\n", re.DOTALL)
     page.write_text(table.sub(lambda _: "\n".join(lines) + "\n\n", text, count=1), encoding="utf-8")
