@@ -62,7 +62,7 @@ def main() -> None:
     module = bitsr.load(checkpoint)
     scale = module.descriptor.scale
     calibration, held = split(options.calib)
-    crops, pairs = calibration_crops(calibration, scale, 16), held_out_pairs(held, scale)
+    crops, pairs = calibration_crops(calibration, scale), held_out_pairs(held, scale)
     lr = [pair.lr for pair in pairs]
     full = {folder: bitsr.evaluate(module, folder, scale).psnr_y for folder in options.data}
     found = survey(module, Dobi(), crops, lr)

@@ -1,4 +1,4 @@
-"""Fills the table of methods in docs/results.md from results/ptq.csv and results/ptq_first.csv."""
+"""Fills the tables of docs/results.md on post-training quantization from results/ptq.csv and results/ptq_first.csv."""
 
 from __future__ import annotations
 
@@ -23,37 +23,85 @@ METHODS = {
 UNDEFINED = {("repq", "rfdn_x4"): "undefined"}  # no LayerNorm and no softmax
 
 
-def rows() -> list[dict[str, str]]:
-    """Of Set5, seed 0, those of 128 crops first."""
-    found: list[dict[str, str]] = []
-    for name, options in (("ptq", "crops=128"), ("ptq", ""), ("ptq_first", "")):
-        table = Table(ROOT / f"results/{name}.csv", ())
-        found += [r for r in table.rows if (r["dataset"], r["seed"], r["options"]) == ("Set5", "0", options)]
-    return found
+NETWORKS = {
+    "rfdn_x4": "RFDN x4", "imdn_x4": "IMDN x4", "swinir_light_x4": "SwinIR-light x4 (ours)",
+    "mambairv2light_x4": "MambaIRv2-light x4", "hat_small_x4": "HAT x4, reduced (ours)", "imdn_x2": "IMDN x2",
+    "swinir_light_x2": "SwinIR-light x2 (ours)",
+}  # fmt: skip
+SETS = ("Set5", "Set14", "B100", "Urban100")
+ON_ALL_SETS = ("best", "harmoq", "svdquant", "gptq", "dobi")
 
 
-def cell(found: list[dict[str, str]], method: str, model: str, bits: int) -> str:
-    wanted = (method, model, str(bits), str(bits))
-    for row in found:
-        if (row["method"], row["model"], row["w_bits"], row["a_bits"]) == wanted:
-            text = f"{float(row['psnr_y']):.2f} ({float(row['gap']):.2f})"
-            mark = " *" if not row["options"] else "" if row.get("compress_peak_mib") else " †"
-            return (f"**{text}**" if method == "best" else text) + mark
-    return UNDEFINED.get((method, model), "")
+class Rows:
+    """Those of 128 crops first, seed 0, and of both operands at the same bits."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str, str, str], dict[str, str]] = {}
+        for name, options in (("ptq", "crops=128"), ("ptq", ""), ("ptq_first", "")):
+            for row in Table(ROOT / f"results/{name}.csv", ()).rows:
+                if (row["seed"], row["options"]) == ("0", options) and row["w_bits"] == row["a_bits"]:
+                    self.found.setdefault((row["method"], row["model"], row["w_bits"], row["dataset"]), row)
+
+    def get(self, method: str, model: str, bits: int, dataset: str) -> dict[str, str] | None:
+        return self.found.get((method, model, str(bits), dataset))
 
 
-def main() -> None:
-    found = rows()
+def mark(row: dict[str, str]) -> str:
+    return " *" if not row["options"] else "" if row.get("compress_peak_mib") else " †"
+
+
+def of_methods(rows: Rows) -> list[str]:
+    """Every method on two networks, Set5."""
     lines = [
         "| method | " + " | ".join(f"{words}W{bits}A{bits}" for _, bits, words in COLUMNS) + " |",
         "|---" * (1 + len(COLUMNS)) + "|",
     ]
     for method, name in METHODS.items():
-        lines.append(f"| {name} | " + " | ".join(cell(found, method, model, bits) for model, bits, _ in COLUMNS) + " |")
+        cells = []
+        for model, bits, _ in COLUMNS:
+            row = rows.get(method, model, bits, "Set5")
+            text = (
+                f"{float(row['psnr_y']):.2f} ({float(row['gap']):.2f})" if row else UNDEFINED.get((method, model), "")
+            )
+            cells.append((f"**{text}**" if method == "best" else text) + (mark(row) if row else ""))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def of_networks(rows: Rows) -> list[str]:
+    """Every network, the default and the best of the others, all sets."""
+    lines = ["| network, in full precision on Set5 | method | W8A8 | W4A4 | W3A3 | W2A2 |", "|---" * 6 + "|"]
+    for model, name in NETWORKS.items():
+        full = rows.get("fp", model, 32, "Set5")
+        for method in ON_ALL_SETS:
+            cells = [gaps(rows, method, model, bits) for bits in (8, 4, 3, 2)]
+            if any(cells) and (method == "best" or any("/" in cell for cell in cells)):
+                words = f"{name}, {float(full['psnr_y']):.2f}" if full and method == "best" else ""
+                lines.append(f"| {words} | {METHODS[method]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def gaps(rows: Rows, method: str, model: str, bits: int) -> str:
+    """On all sets that there are rows of one kind for: 'Set5 / Set14 / B100 / Urban100' or the first two."""
+    found = [rows.get(method, model, bits, dataset) for dataset in SETS]
+    measured = [row for row in found if row is not None]
+    if not measured:
+        return ""
+    same = [row for row in measured if mark(row) == mark(measured[0])]
+    return " / ".join(f"{float(row['gap']):.2f}" for row in same) + mark(measured[0])
+
+
+def main() -> None:
+    rows = Rows()
     page = ROOT / "docs/results.md"
     text = page.read_text(encoding="utf-8")
-    table = re.compile(r"\| method \| RFDN x4 W8A8 .*?\n\n", re.DOTALL)
-    page.write_text(table.sub(lambda _: "\n".join(lines) + "\n\n", text, count=1), encoding="utf-8")
+    for lines in (of_methods(rows), of_networks(rows)):
+        start = re.escape(lines[0][: lines[0].index("W8A8")])
+        table = re.compile(rf"^{start}.*?\n\n", re.DOTALL | re.MULTILINE)
+        text, count = table.subn(lambda _, lines=lines: "\n".join(lines) + "\n\n", text, count=1)
+        if not count:
+            raise SystemExit(f"{page}: there is no table that begins with {lines[0]}")
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ def test_negative_numbers_are_no_options(capsys: pytest.CaptureFixture[str]) -> 
         (["eval", "MODEL", "--data", "PHOTOS/a.png"], "a.png: is a file, expected a folder"),
         (["compress", "MODEL", "-o", "OUT", "--set", "groups=x"], "method best: groups: 'x' is no int"),
         (["compress", "MODEL", "-o", "OUT", "--effort", "fast", "--set", "effort=max"], "not both"),
+        (
+            ["compress", "MODEL", "-o", "OUT", "--set", "groups=1", "--set", "groups=2"],
+            "--set groups=... is given twice",
+        ),
+        (["compress", "MODEL", "-o", "OUT", "--bits", "4", "--budget", "1MiB"], "limit BitOps too: 1MiB,100%"),
         (["compress", "MODEL", "-o", "OUT", "--budget", "9KiB,8KiB"], "one size and one share"),
         (["compress", "MODEL", "-o", "OUT", "--max-drop", "inf"], "--max-drop inf"),
         (["compress", "MODEL", "-o", "OUT", "--method", "minmax", "--budget", "1KiB"], "the limit is 1024"),

@@ -201,6 +201,14 @@ def pairs_of(module: torch.nn.Module, noise: float = 2.0) -> list[Pair]:
     return found
 
 
+def test_attention_keeps_the_bits_that_it_is_given(pictures: Pictures) -> None:
+    module = make("swinir light x4")
+    found = survey(module, MinMax(4, 4, attention_bits=8), pictures, pictures)
+    for chosen in (found.within(None, 0.6 * found.total(found.uniform, "bit_ops")), found.cheapest(1e-3)):
+        products = [pair for name, pair in chosen.layer_bits.items() if "matmul" in name]
+        assert products and set(products) == {(8, 8)}
+
+
 def test_a_drop_is_kept_and_used() -> None:
     module = make("edsr")
     pairs = pairs_of(module)

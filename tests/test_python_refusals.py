@@ -39,6 +39,10 @@ def test_numbers_of_every_method(method: str) -> None:
         (lambda: bitsr.TwoDQuant(batch=0), "batch is at least 1, got 0"),
         (lambda: bitsr.Best(effort="huge"), "effort is one of fast, default, max, got 'huge'"),
         (lambda: bitsr.HarmoQ(src="none", rounding="up"), "rounding is one of gptq, nearest, got 'up'"),
+        (lambda: bitsr.Best(learn_steps=2.5), "learn_steps is a whole number, got 2.5"),
+        (lambda: bitsr.MinMax(8.0, 8), "w_bits is a whole number, got 8.0"),
+        (lambda: bitsr.HarmoQ(hso=3), "hso is true or false, got 3"),
+        (lambda: bitsr.HarmoQ(ridge=True), "ridge is a number, got True"),
         (lambda: bitsr.Dobi(scope="half"), "scope is one of full, paper, got 'half'"),
     ],
 )
@@ -48,9 +52,17 @@ def test_options_out_of_range(config, words: str) -> None:
     assert str(caught.value) == words
 
 
+def test_a_layer_is_no_network() -> None:
+    with pytest.raises(ConfigError, match="put the Conv2d into nn.Sequential"):
+        bitsr.compress(nn.Conv2d(3, 3, 3, padding=1), MINMAX, [CROP])
+    small = bitsr.compress(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1)), MINMAX, [CROP])
+    assert small.compression["method"] == "minmax"
+
+
 @pytest.mark.parametrize(
     ("pictures", "words"),
     [
+        (None, r"bitsr.calibration_crops\(None, scale\)"),
         ([], "at least one picture"),
         (np.zeros((0, 8, 8, 3), np.uint8), "at least one picture"),
         ([CROP[..., 0]], r"HxWx3, got an array of shape \(16, 16\)"),

@@ -82,6 +82,8 @@ def compress(
         raise UsageError(f"-o {output}: the name of a packed file ends in {SUFFIX}")
     check_output(output)
     goal = parse_goal(budget, max_drop)
+    if isinstance(goal, bitsr.Budget) and goal.bit_ops is None and any(b is not None for b in (bits, w_bits, a_bits)):
+        raise UsageError(f"--budget {budget} chooses the bits; leave out --bits, or limit BitOps too: {budget},100%")
     words = [word for group in options for word in group]
     least = None if max_drop is None else FEWEST_BITS
     chosen = choose_config(words, config, method, bits, w_bits, a_bits, scope, effort, least)

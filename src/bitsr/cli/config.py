@@ -24,7 +24,11 @@ def choose_config(
 
     Where no bits are given they are ``default_bits``, or for None the method's own.
     """
-    overrides = dict(split_word(word) for word in words)
+    overrides: dict[str, str] = {}
+    for key, value in map(split_word, words):
+        if key in overrides:
+            raise UsageError(f"--set {key}=... is given twice")
+        overrides[key] = value
     if effort is not None:
         if "effort" in overrides:
             raise UsageError("give --effort or --set effort=..., not both")

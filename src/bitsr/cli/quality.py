@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 import bitsr
+from bitsr.cli.console import warn
 from bitsr.data.calibration import Pictures, pair_per_picture, split
 from bitsr.errors import PictureError
 from bitsr.evaluation.evaluate import Bicubic, psnr_of_pairs
@@ -68,14 +69,16 @@ def judges_of_choice(calib: Path | None) -> Judges:
 def measure_quality(packed: Path, module: Any, judges: Judges, seed: int, threads: int | None) -> Quality | None:
     """Of the file as it runs here, and of the ``module`` it was made from.
 
-    None where there is nothing to measure: all pictures are tiny, or the network does not upscale.
+    None where there is nothing to measure: the network does not upscale, or, with a warning, no picture is sound and
+    large enough.
     """
     scale = module.descriptor.scale
     if scale == 1:
         return None
     try:
         pairs = pair_per_picture(judges.pictures, scale, PICTURES, seed=seed)
-    except PictureError:
+    except PictureError as error:
+        warn(f"what was lost is not measured: {error}")
         return None
     device = next(module.parameters()).device
     upscalers = (bitsr.open(packed, threads=threads), bitsr.ModuleUpscaler(module, device), Bicubic(scale))

@@ -17,6 +17,7 @@ from bitsr.errors import ConfigError, PictureError
 
 BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "calibration"
 HOLD_OUT = 10  # every so many pictures one is held out, where there are twice as many
+SELECTION = 8  # every so many crops one is for choosing among what the others have taught
 LEAST, MOST = 32, 160  # LR pixels a side: of a picture to judge on, and of the crop of it
 
 Pictures = str | Path | Sequence[Path] | None
@@ -30,8 +31,10 @@ def calibration_crops(
     The pictures are those of ``folder``, or of ``folder/HR``, or a list of files, or the bundled ones for None.  Each
     is reduced by ``scale`` with the MATLAB-exact bicubic, as a network meets its input in evaluation.  A picture too
     small for that is reduced only so far that its short side is ``size``: sharper than true LR, but in the same range
-    of values. One smaller than the crop itself is left out.  Pictures take turns in random order, so all are used
-    before one is used twice; crops are flipped at random.
+    of values. One smaller than the crop itself is left out.  Pictures come in random order and give one crop each; of
+    fewer than ``count`` they take turns, but the last eighth of the crops is from pictures of its own (an eighth of
+    them, at least one of several), because methods that learn choose their best state there.  Crops are flipped at
+    random.
 
     Raises `PictureError` if no picture is large enough, `ConfigError` for numbers below 1 and a seed below 0.
     """
@@ -46,19 +49,29 @@ def crops_and_rest(
     check_numbers(scale=scale, count=count, size=size)
     rng = generator(seed)
     paths = paths_of(folder)
-    crops: list[NDArray[np.uint8]] = []
-    low: dict[Path, NDArray[np.uint8]] = {}
-    turns = deque(paths[i] for i in rng.permutation(len(paths)))
-    while len(crops) < count:
-        if not turns:
-            raise PictureError(f"{place(folder)}: no picture is at least {size}x{size}, which calibration crops need")
-        path = turns.popleft()
-        if path not in low:
-            low[path] = reduced(read_rgb(path), scale, size)
-        if min(low[path].shape[:2]) >= size:
-            crops.append(random_crop(low[path], size, rng))
-            turns.append(path)
-    return crops, [path for path in paths if path not in low]
+    unread = deque(paths[i] for i in rng.permutation(len(paths)))
+    low: list[NDArray[np.uint8]] = []
+    while unread and len(low) < count:
+        picture = reduced(read_rgb(unread.popleft()), scale, size)
+        if min(picture.shape[:2]) >= size:
+            low.append(picture)
+    if not low:
+        raise PictureError(
+            f"{place(folder)}: no picture is at least {size}x{size}, which calibration crops need; add larger ones"
+        )
+    crops = [random_crop(picture, size, rng) for picture in in_turns(low, count)]
+    return crops, [path for path in paths if path in unread]
+
+
+def in_turns(pictures: list[NDArray[np.uint8]], count: int) -> list[NDArray[np.uint8]]:
+    """``count`` of them; of fewer the last eighth is from pictures that are not among the others."""
+    if len(pictures) == count:
+        return pictures
+    selected = max(1, count // SELECTION) if len(pictures) > 1 else 0
+    own = max(1, len(pictures) // SELECTION) if selected else 0
+    to_learn, to_select = pictures[own:], pictures[:own]
+    turns = [to_learn[i % len(to_learn)] for i in range(count - selected)]
+    return turns + [to_select[i % own] for i in range(selected)]
 
 
 def held_out_pairs(folder: Pictures, scale: int, count: int = 16, size: int = 64, seed: int = 0) -> list[Pair]:
@@ -100,7 +113,9 @@ def whole_pairs(folder: Pictures, scale: int, count: int, least: int, rng: np.ra
             break
     if not whole:
         side = least * scale
-        raise PictureError(f"{place(folder)}: no picture is at least {side}x{side}, which held-out crops need")
+        raise PictureError(
+            f"{place(folder)}: no picture is at least {side}x{side}, which held-out crops need; add larger ones"
+        )
     return whole
 
 

@@ -33,7 +33,7 @@ def lower(module: nn.Module, *, precision: Precision = "fp16", meta: Mapping[str
 
 
 def save(module: nn.Module, path: str | PathLike[str], *, precision: Precision = "fp16") -> None:
-    """Lower ``module`` and write the packed file.  The same module gives the same bytes.
+    """Lower ``module`` and write the packed file, its folder as well.  The same module gives the same bytes.
 
     The file notes the versions it was made with and, where the module was compressed, ``module.compression`` (a dict).
 
@@ -42,7 +42,9 @@ def save(module: nn.Module, path: str | PathLike[str], *, precision: Precision =
     """
     from bitsr.format import write_program
 
-    write_program(lower(module, precision=precision, meta=_provenance(module)), Path(path))
+    program = lower(module, precision=precision, meta=_provenance(module))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_program(program, Path(path))
 
 
 def _provenance(module: nn.Module) -> dict[str, Any]:

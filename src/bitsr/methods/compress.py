@@ -19,9 +19,15 @@ def compress(module: nn.Module, config: PTQConfig, images: Sequence[NDArray[np.u
 
     ``module``: any network of linears and convolutions, NCHW in [0,1] -> NCHW.  ``images``: LR crops of one size,
     HxWx3 uint8 RGB. The result computes in simulated low precision; ``bitsr.save`` packs it for integer execution
-    if the network can be lowered.
+    if the network can be lowered.  ``seed``: of everything random; equal ones give equal networks.
+
+    Raises `ConfigError` for a config, pictures or weights that cannot serve, and for a network without such layers.
     """
     check_config(config)
+    if images is None:
+        raise ConfigError(
+            "calibration takes pictures; bitsr.calibration_crops(None, scale) makes crops of bundled ones"
+        )
     work = begin(module, images, config, seed)
     for stage in stages_of(config):
         stage(work)

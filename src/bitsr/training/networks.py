@@ -36,7 +36,8 @@ def _new(recipe: Recipe) -> nn.Module:
     network = next((network for network in NETWORKS if network.name == recipe.arch), None)
     if network is None:
         raise ConfigError(
-            f"recipe: arch is one of {', '.join(names())}, or init names a checkpoint; got {recipe.arch!r}"
+            f"recipe: arch is one of {', '.join(names())}; got {recipe.arch!r}. To start from a checkpoint give init, "
+            "or --init FILE"
         )
     torch.manual_seed(recipe.seed)
     try:

@@ -64,10 +64,10 @@ def train(
     began_before = (out / NAME).exists()
     if began_before and not resume:
         raise ConfigError(f"{out} holds a run already; go on with --resume, or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
     where = device_of(device)
     with assembled(where) as team:
         run = Run(recipe, folders, out, where, team, resume=began_before)
+        out.mkdir(parents=True, exist_ok=True)
         if team.leads:
             write_atomically(out / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False).encode())
         done = run.train(until, on_step if team.leads else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bitsr.errors import ConfigError
@@ -12,6 +13,9 @@ from bitsr.errors import ConfigError
 BITS = (2, 3, 4, 6, 8, 16, 32)
 COUNTED = {  # options of which there must be one
     "batch", "candidates", "crop", "distill_batch", "distill_crop", "groups", "iterations", "patch", "samples",
+}  # fmt: skip
+KINDS: dict[Any, tuple[type, str]] = {
+    int: (Integral, "a whole number"), float: (Real, "a number"), bool: (bool, "true or false"),
 }  # fmt: skip
 
 
@@ -63,16 +67,24 @@ def check_bits(name: str, bits: int) -> None:
     if bits not in BITS:
         known = ", ".join(map(str, BITS))
         training = "; 1 bit needs training: bitsr train with method bssr_plus" if bits == 1 else ""
-        raise ConfigError(f"{name}={bits}: post-training quantization takes {known} bits{training}")
+        raise ConfigError(f"{name}={bits!r}: post-training quantization takes {known} bits{training}")
 
 
 def check_options(config: PTQConfig) -> None:
-    """Raises `ConfigError` for a word that is none of the choices, and for a number below its least or not finite."""
+    """Raises `ConfigError` for a word that is none of the choices, a number of another kind, below its least, or not
+    finite."""
     hints = get_type_hints(type(config))
     for name in (option.name for option in fields(config)):
         value, choices = getattr(config, name), get_args(hints[name])
         if get_origin(hints[name]) is Literal and value not in choices:
             raise ConfigError(f"{name} is one of {', '.join(map(str, choices))}, got {value!r}")
+        kind = next((k for k in (hints[name], *choices) if k in KINDS), None)
+        if (
+            kind
+            and value is not None
+            and (isinstance(value, bool) != (kind is bool) or not isinstance(value, KINDS[kind][0]))
+        ):
+            raise ConfigError(f"{name} is {KINDS[kind][1]}, got {value!r}")
         least = 1 if name in COUNTED else 0
         if isinstance(value, int | float) and not least <= value < math.inf:
             raise ConfigError(f"{name} is at least {least}, got {value}")

@@ -2,7 +2,7 @@
 compressed network follows the full-precision one.
 
 No ground truth is needed.  An eighth of the calibration pictures is held out, and the state with the least output error
-on them is kept, so the result is never worse there than the start (2DQuant selects on Set5, a test set).
+on its crops is kept, so the result is never worse there than the start (2DQuant selects on Set5, a test set).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bitsr.data.calibration import SELECTION
 from bitsr.methods.ptq.config import HarmoQ
 from bitsr.methods.ptq.pipeline import Work
 from bitsr.parts.layers import QuantLayer, QuantLinear, QuantMatMul
@@ -39,8 +40,9 @@ def rms_loss(compressed: Outputs, full: Outputs) -> Tensor:
 
 
 def divided(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """(those to learn from, the last eighth, held out); a single picture is both."""
-    held = max(1, len(pictures) // 8)
+    """(those to learn from, the last eighth, held out); a single picture is both.  `calibration_crops` takes the last
+    eighth from pictures of its own."""
+    held = max(1, len(pictures) // SELECTION)
     return pictures[: len(pictures) - held] if len(pictures) > 1 else pictures, pictures[-held:]
 
 

@@ -19,7 +19,7 @@ from bitsr.methods.ptq.config import PTQConfig
 from bitsr.methods.ptq.samples import Rows, collect, some_of
 from bitsr.methods.ptq.scope import assign_bits, execution_order
 from bitsr.parts.folding import fold_batch_norms
-from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, replace
+from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantMatMul, replace, replaceable
 from bitsr.parts.quantizer import AffineQuantizer
 from bitsr.parts.undecided import on_grid
 from bitsr.runtime.color import to_float, to_network
@@ -75,6 +75,8 @@ def begin(model: nn.Module, pictures: Sequence[NDArray[np.uint8]], config: PTQCo
     """Copy the network and put the compressed twins in place; they compute what the originals did."""
     if len(pictures) == 0:
         raise ConfigError("calibration needs at least one picture")
+    if replaceable(model):
+        raise ConfigError(f"a network is a module with layers; put the {type(model).__name__} into nn.Sequential")
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ConfigError(f"{name} holds NaN or infinite values; load sound weights")

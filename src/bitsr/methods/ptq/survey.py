@@ -43,13 +43,15 @@ class Survey:
         return Option(w_bits, a_bits, error, size.file_bytes(w_bits), size.bit_ops(w_bits, a_bits))
 
     def options(self, least: tuple[int, int], floating: bool) -> dict[str, list[Option]]:
-        """Every pair of widths from ``least`` on; what the config gives a layer by name is its only option."""
+        """Every pair of widths from ``least`` on; what the config gives a layer by name, and attention as such, is its
+        only option."""
         w_widths, a_widths = ([*(b for b in WIDTHS if b >= bits), *[FLOATING] * floating] for bits in least)
+        given = self.config.attention_bits
         found: dict[str, list[Option]] = {}
         for name in self.sizes:
             pairs = [(w, a) for w in w_widths for a in a_widths if a >= FLOATING or w < FLOATING]
             if self.sensitivities[name].kind == "attention":
-                pairs = [(a, a) for a in a_widths]
+                pairs = [(a, a) for a in ([given] if given else a_widths)]
             fixed = self.config.layer_bits.get(name)
             found[name] = [self.option(name, *bits) for bits in ([fixed] if fixed else pairs)]
         return found
