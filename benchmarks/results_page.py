@@ -20,7 +20,8 @@ METHODS = {
     "best": "**the default**",
 }  # fmt: skip
 # *: 16 calibration crops; †: from before bounds were searched on elements of all channels, when no memory was noted
-UNDEFINED = {("repq", "rfdn_x4"): "undefined"}  # no LayerNorm and no softmax
+UNDEFINED = {("repq", "rfdn_x4", bits) for bits in (8, 4, 3, 2)}  # no LayerNorm and no softmax
+UNDEFINED |= {("granular-dq", model, bits) for model, bits, _ in COLUMNS if bits < 8}  # its weights have 8 bits
 
 
 NETWORKS = {
@@ -60,9 +61,9 @@ def of_methods(rows: Rows) -> list[str]:
         cells = []
         for model, bits, _ in COLUMNS:
             row = rows.get(method, model, bits, "Set5")
-            text = (
-                f"{float(row['psnr_y']):.2f} ({float(row['gap']):.2f})" if row else UNDEFINED.get((method, model), "")
-            )
+            text = "n/a" if (method, model, bits) in UNDEFINED else ""
+            if row:
+                text = f"{float(row['psnr_y']):.2f} ({float(row['gap']):.2f})"
             cells.append((f"**{text}**" if method == "best" else text) + (mark(row) if row else ""))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines

@@ -42,9 +42,11 @@ def measured(model: str, column: str) -> dict[str, str]:
         (row,) = rows_of("ptq", method="fp", **common)
     elif "--max-drop" in column:
         wide = rows_of("mixed_precision", goal="drop 0.05", options="", **common)
-        (row,) = wide or rows_of("ptq_first", method="harmoq", w_bits="8", a_bits="8", **common)
+        (row,) = wide or rows_of("ptq", method="best", w_bits="8", a_bits="8", options="crops=128", **common)
     elif column.endswith("DOBI"):
-        (row,) = rows_of("ptq_first", method="dobi", w_bits=column[1], a_bits=column[3], **common)
+        (row,) = rows_of(
+            "ptq", method="dobi", w_bits=column[1], a_bits=column[3], options="crops=128", seed="0", **common
+        )
     else:
         (row,) = rows_of("ptq", method="best", w_bits=column[1], a_bits=column[3], options="crops=128", **common)
     return row
