@@ -19,11 +19,8 @@ METHODS = {
     "granular-dq": "Granular-DQ (simulated)", "harmoq-literal": "HarmoQ, as printed", "harmoq": "HarmoQ",
     "best": "**the default**",
 }  # fmt: skip
-# *: 16 calibration crops; †: from before bounds were searched on elements of all channels, when no memory was noted
 UNDEFINED = {("repq", "rfdn_x4", bits) for bits in (8, 4, 3, 2)}  # no LayerNorm and no softmax
 UNDEFINED |= {("granular-dq", model, bits) for model, bits, _ in COLUMNS if bits < 8}  # its weights have 8 bits
-
-
 NETWORKS = {
     "rfdn_x4": "RFDN x4", "imdn_x4": "IMDN x4", "swinir_light_x4": "SwinIR-light x4 (ours)",
     "mambairv2light_x4": "MambaIRv2-light x4", "hat_small_x4": "HAT x4, reduced (ours)", "imdn_x2": "IMDN x2",
@@ -48,6 +45,8 @@ class Rows:
 
 
 def mark(row: dict[str, str]) -> str:
+    """*: 16 calibration crops; †: from before bounds were searched on elements of all channels, when no memory was
+    noted."""
     return " *" if not row["options"] else "" if row.get("compress_peak_mib") else " †"
 
 
@@ -64,7 +63,8 @@ def of_methods(rows: Rows) -> list[str]:
             text = "n/a" if (method, model, bits) in UNDEFINED else ""
             if row:
                 text = f"{float(row['psnr_y']):.2f} ({float(row['gap']):.2f})"
-            cells.append((f"**{text}**" if method == "best" else text) + (mark(row) if row else ""))
+                text = (f"**{text}**" if method == "best" else text) + mark(row)
+            cells.append(text)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 

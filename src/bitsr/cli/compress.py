@@ -101,7 +101,6 @@ def compress(
             small = bitsr.compress_within(module, chosen, goal, calib, precision=precision, seed=seed).cpu()
         judges = judges_of_choice(calib)
     seconds = time.perf_counter() - start
-    output.parent.mkdir(parents=True, exist_ok=True)
     bitsr.save(small, output, precision=precision)
     with working("measuring what was lost"):
         quality = measure_quality(output, module, judges, seed, threads)

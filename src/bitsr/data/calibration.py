@@ -63,12 +63,17 @@ def crops_and_rest(
     return crops, [path for path in paths if path in unread]
 
 
+def selection(count: int) -> int:
+    """How many of ``count`` crops, the last ones, are for choosing a state; none of one."""
+    return max(1, count // SELECTION) if count > 1 else 0
+
+
 def in_turns(pictures: list[NDArray[np.uint8]], count: int) -> list[NDArray[np.uint8]]:
     """``count`` of them; of fewer the last eighth is from pictures that are not among the others."""
     if len(pictures) == count:
         return pictures
-    selected = max(1, count // SELECTION) if len(pictures) > 1 else 0
-    own = max(1, len(pictures) // SELECTION) if selected else 0
+    own = selection(len(pictures))
+    selected = selection(count) if own else 0
     to_learn, to_select = pictures[own:], pictures[:own]
     turns = [to_learn[i % len(to_learn)] for i in range(count - selected)]
     return turns + [to_select[i % own] for i in range(selected)]

@@ -24,10 +24,6 @@ def compress(module: nn.Module, config: PTQConfig, images: Sequence[NDArray[np.u
     Raises `ConfigError` for a config, pictures or weights that cannot serve, and for a network without such layers.
     """
     check_config(config)
-    if images is None:
-        raise ConfigError(
-            "calibration takes pictures; bitsr.calibration_crops(None, scale) makes crops of bundled ones"
-        )
     work = begin(module, images, config, seed)
     for stage in stages_of(config):
         stage(work)

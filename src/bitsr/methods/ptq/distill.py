@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bitsr.data.calibration import SELECTION
+from bitsr.data.calibration import selection
 from bitsr.methods.ptq.config import HarmoQ
 from bitsr.methods.ptq.pipeline import Work
 from bitsr.parts.layers import QuantLayer, QuantLinear, QuantMatMul
@@ -42,8 +42,8 @@ def rms_loss(compressed: Outputs, full: Outputs) -> Tensor:
 def divided(pictures: Tensor) -> tuple[Tensor, Tensor]:
     """(those to learn from, the last eighth, held out); a single picture is both.  `calibration_crops` takes the last
     eighth from pictures of its own."""
-    held = max(1, len(pictures) // SELECTION)
-    return pictures[: len(pictures) - held] if len(pictures) > 1 else pictures, pictures[-held:]
+    held = selection(len(pictures))
+    return (pictures[:-held], pictures[-held:]) if held else (pictures, pictures)
 
 
 def crops(pictures: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:

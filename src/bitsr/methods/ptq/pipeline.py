@@ -73,6 +73,10 @@ Stage = Callable[[Work], None]
 
 def begin(model: nn.Module, pictures: Sequence[NDArray[np.uint8]], config: PTQConfig, seed: int) -> Work:
     """Copy the network and put the compressed twins in place; they compute what the originals did."""
+    if pictures is None:
+        raise ConfigError(
+            "calibration takes pictures; bitsr.calibration_crops(None, scale) makes crops of bundled ones"
+        )
     if len(pictures) == 0:
         raise ConfigError("calibration needs at least one picture")
     if replaceable(model):
