@@ -173,7 +173,7 @@ def literal_losses(anchored):
     x = torch.randn(600, 10) @ torch.randn(10, 10)
     trace = Trace()
     config = config_for("harmoq-literal", 2, 2, overrides={"iterations": "20", "anchored": str(anchored)})
-    iterate(config, trace)(layer, Seen(x, x @ linear.weight.T, torch.stack([x.amin(0), x.amax(0)])))
+    iterate(config, trace)(layer, Seen(x, x @ linear.weight.T, linear.weight, torch.stack([x.amin(0), x.amax(0)])))
     assert layer.decided is not None
     return trace.losses[0]
 

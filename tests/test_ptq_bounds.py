@@ -26,7 +26,7 @@ def test_bounds_heed_channels_wherever_they_are() -> None:
     x[:, 1] = 10 * torch.rand(8192)
     layer = QuantLinear(nn.Linear(64, 8), 8, 4)
     extremes = torch.stack([x.amin(0), x.amax(0)])
-    set_bounds(both_ends)(layer, Seen(x, x @ layer.weight.T, extremes))
+    set_bounds(both_ends)(layer, Seen(x, x @ layer.weight.T, layer.weight, extremes))
     error = (layer.quantizer(x) - x)[:, 1].square().mean()
     assert error < 2 * (10 / 15) ** 2 / 12  # of steps of 0..10 in 4 bits, and the other channels count, too
 

@@ -117,7 +117,8 @@ def correlated_layer(bits):
     linear = nn.Linear(16, 12)
     linear.weight.data = torch.randn(12, 16, generator=generator)
     layer = QuantLinear(linear, bits, 32)
-    seen = Seen(x, (x @ linear.weight.T + linear.bias).detach(), torch.stack([x.amin(0), x.amax(0)]))
+    target = (x @ linear.weight.T + linear.bias).detach()
+    seen = Seen(x, target, linear.weight.detach(), torch.stack([x.amin(0), x.amax(0)]))
     return layer, seen
 
 

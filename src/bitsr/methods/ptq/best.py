@@ -34,7 +34,8 @@ from bitsr.parts.layers import QuantLayer, QuantMatMul
 from bitsr.parts.quantizer import AffineQuantizer
 from bitsr.parts.undecided import BoundedWeight
 
-POOL = 1024  # different crops at most: weights, unlike bounds, learn few crops by heart
+POOL = 1024  # crops whose full-precision outputs are kept: weights, unlike bounds, learn few crops by heart
+SEEN = 4  # how often each of them is learned from before others take their place
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ def learn(effort: Effort, rate: float) -> Stage:
         transformer = any(isinstance(module, nn.Linear) for module in work.teacher.modules())
         steps, batch = (effort.learn_steps, 2) if transformer else (effort.conv_steps, 4)
         pool = min(POOL, steps * batch // 2)  # a crop twice: its full-precision output takes half a step
-        train(work, rates, rms_loss, steps=steps, batch=batch, crop=HarmoQ.distill_crop, pool=pool)
+        train(
+            work, rates, rms_loss, steps=steps, batch=batch, crop=HarmoQ.distill_crop, pool=pool,
+            fresh=SEEN * pool // batch,
+        )  # fmt: skip
 
     return stage
 

@@ -22,7 +22,7 @@ from bitsr.parts.quantizer import AffineQuantizer
 from bitsr.parts.undecided import BoundedWeight
 
 HELD = 8  # crops for model selection
-POOL = 64  # crops whose full-precision outputs are made once, unless a method asks for more
+POOL = 64  # crops whose full-precision outputs are kept, unless a method asks for more
 
 Outputs = list[Tensor]  # the picture, then the feature maps asked for
 Loss = Callable[[Outputs, Outputs], Tensor]  # of the compressed network's and the full-precision one's
@@ -142,18 +142,25 @@ def channels_first(module: nn.Module, y: Tensor) -> Tensor:
 
 def train(
     work: Work, rates: Rates, loss: Loss = output_loss, *, steps: int, batch: int, crop: int, floor: float = 0.05,
-    features: Sequence[str] = (), pool: int = POOL,
+    features: Sequence[str] = (), pool: int = POOL, fresh: int | None = None,
 ) -> None:  # fmt: skip
     """Adam on ``rates`` with a short warm-up and a cosine down to ``floor`` of each rate; a step takes ``batch`` of
-    ``pool`` crops of ``crop`` LR pixels.  Nothing happens where there is nothing to learn."""
+    ``pool`` crops of ``crop`` LR pixels, in whose place come others after every ``fresh`` steps (None: never).  Nothing
+    happens where there is nothing to learn."""
     if not rates or not steps:
         return
     generator = torch.Generator().manual_seed(work.seed)
     learned, held = divided(torch.cat(work.crops))
-    inputs = torch.cat([crops(learned, pool, crop, generator), crops(held, HELD, crop, generator)])
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def drawn(pictures: Tensor, count: int) -> tuple[Tensor, Outputs]:
+        """Crops, and what the full-precision network makes of them."""
+        inputs = crops(pictures, count, crop, generator)
         parts = [outputs_of(work.teacher, part, features) for part in inputs.split(8)]
-    targets = [torch.cat(maps) for maps in zip(*parts, strict=True)]
+        return inputs, [torch.cat(maps) for maps in zip(*parts, strict=True)]
+
+    inputs, targets = drawn(learned, pool)
+    chosen_on, wanted = drawn(held, HELD)
     work.student.requires_grad_(False)
     for p, _ in rates:
         p.requires_grad_(True)
@@ -161,7 +168,7 @@ def train(
 
     @torch.no_grad()
     def held_out() -> float:
-        return float((work.student(inputs[pool:]) - targets[0][pool:]).square().mean())
+        return float((work.student(chosen_on) - wanted[0]).square().mean())
 
     best, kept = held_out(), [p.detach().clone() for p, _ in rates]
     every = max(10, steps // 6)
@@ -169,6 +176,8 @@ def train(
         cosine = 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * max(floor, cosine) * min(1.0, step / 10)
+        if fresh and step > 1 and (step - 1) % fresh == 0:
+            inputs, targets = drawn(learned, pool)
         chosen = torch.randperm(pool, generator=generator)[:batch]
         optimizer.zero_grad()
         loss(outputs_of(work.student, inputs[chosen], features), [t[chosen] for t in targets]).backward()

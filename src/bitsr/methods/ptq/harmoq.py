@@ -126,10 +126,11 @@ def correct(ridge: float, reading: Reading = "exact") -> LayerStep:
         tiles = None
         if seen.tiles is not None:
             tiles = (seen.tiles, seen.tiles if layer.quantizer is None else layer.quantizer(seen.tiles))
-        flat = layer.weight.detach().flatten(1)
+        flat, pristine = layer.weight.detach().flatten(1), seen.weight.flatten(1)
         for rows, columns in groups_of(layer):
             part = None if tiles is None else (tiles[0][..., columns], tiles[1][..., columns])
-            flat[rows] += correction(reading, flat[rows], x[:, columns], quantized[:, columns], ridge, part)
+            found = correction(reading, pristine[rows], x[:, columns], quantized[:, columns], ridge, part)
+            flat[rows] = pristine[rows] + found
 
     return step
 

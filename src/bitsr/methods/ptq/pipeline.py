@@ -114,6 +114,7 @@ class Seen:
 
     x: Tensor
     target: Tensor
+    weight: Tensor  # that makes ``target``, whatever a step makes of the layer's own
     extremes: Tensor  # least and greatest input of each channel over all positions, not only the sampled ones: (2, c)
     tiles: Tensor | None = None  # (N, 8, 8, d) neighbouring positions, where a stage asked for them
     certain: bool = False  # no picture goes beyond the extremes: the layer reads the picture itself
@@ -256,7 +257,7 @@ def seen_by(work: Work, name: str, layer: QuantLayer, sampled: Rows) -> Seen:
     target = target if layer.bias is None else target + layer.bias
     work.output_std[name] = float(target.std())
     tiles = sampled.tiles if scale is None or sampled.tiles is None else sampled.tiles * scale
-    return Seen(x, target, extremes, tiles, certain=limits is not None)
+    return Seen(x, target, layer.weight.detach().clone(), extremes, tiles, certain=limits is not None)
 
 
 def picture_limits(work: Work, name: str, seen: Rows) -> Tensor | None:

@@ -99,7 +99,7 @@ def blockwise(fit: Fit) -> Stage:
 
     def stage(work: Work) -> None:
         work.student.requires_grad_(False)
-        teacher, student = Prefix(work.teacher, work.batches), Prefix(work.student, work.batches)
+        teacher, student = Prefix(work.teacher, work.crops), Prefix(work.student, work.crops)
         for name, names in blocks_of(work).items():
             full, targets, others = teacher.call(name)
             inputs, _, _ = student.call(name)

@@ -75,6 +75,7 @@ def branch_off(rank: int, weighted: bool) -> LayerStep:
         left, right = low_rank(flat, rank, second_moment_root(seen.x) if weighted else None)
         layer.branch = thin_layers(layer, left, right)
         layer.weight.data = (flat - left @ right).view_as(layer.weight)
+        seen.weight = layer.weight.detach().clone()
         seen.target = seen.target - seen.x @ (left @ right).T
 
     return step
