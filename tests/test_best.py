@@ -8,6 +8,7 @@ import tiny
 from bitsr.errors import ConfigError
 from bitsr.methods.compress import compress
 from bitsr.methods.ptq.best import EFFORTS, code_rates, effort_of, undecide
+from bitsr.methods.ptq.distill import train
 from bitsr.methods.ptq.pipeline import begin, to_batches
 from bitsr.methods.registry import config_for, config_from, dump_config, stages_of
 from bitsr.parts.layers import QuantLayer, QuantMatMul, quantized_layers
@@ -125,3 +126,19 @@ def test_efforts():
 def test_options_that_are_none(option, complaint):
     with pytest.raises(ConfigError, match=complaint):
         config_for("best", overrides=dict([option.split("=")]))
+
+
+def test_more_crops_are_learned_from_than_are_kept_at_once(pictures):
+    """Others take the place of those that were seen; and max, which sees most, is given most."""
+    seen = {}
+    for fresh in (None, 2):
+        work = begin(tiny.make("edsr"), pictures, quick("best", learn_steps="0"), 0)
+        for stage in stages_of(work.config):
+            stage(work)
+        inputs = []
+        work.student.register_forward_pre_hook(lambda _m, x, inputs=inputs: inputs.append(x[0]))
+        train(work, code_rates(work, 0.02), steps=6, batch=2, crop=8, pool=2, fresh=fresh)
+        learned = torch.cat([x for x in inputs if len(x) == 2])
+        seen[fresh] = len(learned.flatten(1).unique(dim=0))
+    assert seen == {None: 2, 2: 6}
+    assert [config_for("best", overrides={"effort": effort}).crop_count for effort in EFFORTS] == [128, 128, 512]

@@ -92,7 +92,7 @@ def compress(
         raise ConfigError(problem)
     start = time.perf_counter()
     if goal is None:
-        crops, rest = crops_and_rest(calib, module.descriptor.scale, seed=seed)
+        crops, rest = crops_and_rest(calib, module.descriptor.scale, chosen.crop_count, seed=seed)
         judges = judges_beside(calib, rest)
         with working(f"compressing {model.name} to W{chosen.w_bits}A{chosen.a_bits}"):
             small = bitsr.compress(module, chosen, crops, seed=seed).cpu()

@@ -57,6 +57,11 @@ class PTQConfig:
         """The options that every method has."""
         return {option.name: getattr(self, option.name) for option in fields(PTQConfig)}
 
+    @property
+    def crop_count(self) -> int:
+        """How many calibration crops are cut where the pictures are given as a folder."""
+        return 128
+
     def unpackable(self, attention: bool) -> str | None:
         """Why no file can be made of a network so compressed, with ``attention`` maps or without, and what can be done
         instead; None where it can."""
@@ -327,6 +332,11 @@ class Best(PTQConfig):
     learn_rate: float = 0.02
     rank: int = 0
     row_scale: bool = True
+
+    @property
+    def crop_count(self) -> int:
+        """Weights that are learned for long learn 128 crops by heart."""
+        return 512 if self.effort == "max" else super().crop_count
 
 
 @dataclass(frozen=True)

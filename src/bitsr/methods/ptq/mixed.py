@@ -57,7 +57,7 @@ def compress_within(
         raise ConfigError(f"the goal is one like bitsr.Budget(bit_ops=0.8) or bitsr.MaxDrop(0.05), got {goal!r}")
     scale = descriptor_of(module).scale
     pictures, held = split(folder)
-    crops = calibration_crops(pictures, scale, seed=seed)
+    crops = calibration_crops(pictures, scale, config.crop_count, seed=seed)
     pairs = held_out_pairs(held, scale, JUDGED, seed=seed)
     found = survey(module, config, crops, [pair.lr for pair in pairs], seed)
     if isinstance(goal, MaxDrop):
