@@ -22,7 +22,8 @@ from bitsr.evaluation.evaluate import psnr_of_pairs
 from bitsr.methods.registry import config_for
 
 COLUMNS = ["model", "method", "bits", "seed", "options", "holdout_gap", "compress_cpu_seconds"]
-RATES = {  # options of each method that are learning rates; all are multiplied alike
+RATES = {  # options of each method that are learning rates (percentile: the share clipped); all are multiplied alike
+    "percentile": ["tail"],
     "2dquant": ["lr"],
     "dbdc-pac": ["lr", "weight_lr"],
     "pams": ["lr"],

@@ -26,22 +26,38 @@ NETWORKS = {
     "mambairv2light_x4": "MambaIRv2-light x4", "hat_small_x4": "HAT x4, reduced (ours)", "imdn_x2": "IMDN x2",
     "swinir_light_x2": "SwinIR-light x2 (ours)",
 }  # fmt: skip
+TIMED = {  # options with which methods that learn get the default's CPU time on RFDN below 8 bit
+    "harmoq": "distill_steps=600 distill_lr=0.005", "2dquant": "steps=600", "qdrop": "steps=400 lr=0.15 activation_lr=0.06",
+    "brecq": "steps=400 activation_steps=160 lr=0.15 activation_lr=0.06", "adaround": "steps=2000",
+    "pams": "steps=800", "dbdc-pac": "steps=350",
+}  # fmt: skip
+TAILS = {  # shares that Percentile clips, chosen on held-out pictures
+    ("rfdn_x4", "8"): "tail=1e-05", ("rfdn_x4", "2"): "tail=0.01", ("swinir_light_x4", "8"): "tail=1e-05",
+}  # fmt: skip
 SETS = ("Set5", "Set14", "B100", "Urban100")
 ON_ALL_SETS = ("best", "harmoq", "svdquant", "gptq", "dobi")
 
 
 class Rows:
-    """Those of 128 crops first, seed 0, and of both operands at the same bits."""
+    """Seed 0 and both operands at the same bits; those with chosen options first, then those of 128 crops."""
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str, str, str], dict[str, str]] = {}
-        for name, options in (("ptq", "crops=128"), ("ptq", ""), ("ptq_first", "")):
+        for name, kind in (("ptq", "chosen"), ("ptq", "crops=128"), ("ptq", ""), ("ptq_first", "")):
             for row in Table(ROOT / f"results/{name}.csv", ()).rows:
+                options = f"crops=128 {chosen(row)}" if kind == "chosen" else kind
                 if (row["seed"], row["options"]) == ("0", options) and row["w_bits"] == row["a_bits"]:
                     self.found.setdefault((row["method"], row["model"], row["w_bits"], row["dataset"]), row)
 
     def get(self, method: str, model: str, bits: int, dataset: str) -> dict[str, str] | None:
         return self.found.get((method, model, str(bits), dataset))
+
+
+def chosen(row: dict[str, str]) -> str | None:
+    """The options that the row's method is shown with, where they are not its own."""
+    if row["method"] == "percentile":
+        return TAILS.get((row["model"], row["w_bits"]))
+    return TIMED.get(row["method"]) if row["model"] == "rfdn_x4" else None
 
 
 def mark(row: dict[str, str]) -> str:

@@ -6,8 +6,8 @@
     model = bitsr.open("swinir_x4.bitsr")                    # from here on without torch
     sr = model(lr)                                           # uint8 or float32, HxWx3 -> (scale H)x(scale W)x3
 
-`load`, `compress`, `compress_within`, `lower` and `save` need the extra `torch`; everything else runs without it.
-Names are imported when they are first used: `import bitsr` itself costs nothing.
+`load`, `compress`, `compress_within`, `lower`, `save` and `train` need the extra `torch`; everything else runs without
+it.  Names are imported when they are first used: `import bitsr` itself costs nothing.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from bitsr.methods.ptq.goals import Budget, MaxDrop
     from bitsr.methods.ptq.mixed import allocate_bits, compress_within
     from bitsr.runtime.model import Model, open
+    from bitsr.training.recipe import Distillation, Recipe, load_recipe
+    from bitsr.training.train import train
 
 __version__ = "0.1.0"
 
@@ -57,6 +59,7 @@ _HOMES = {
     "Budget": "bitsr.methods.ptq.goals",
     "DBDCPac": "bitsr.methods.ptq.config",
     "Descriptor": "bitsr.descriptor",
+    "Distillation": "bitsr.training.recipe",
     "Dobi": "bitsr.methods.ptq.config",
     "GPTQ": "bitsr.methods.ptq.config",
     "GranularDQ": "bitsr.methods.ptq.config",
@@ -69,6 +72,7 @@ _HOMES = {
     "PAMS": "bitsr.methods.ptq.config",
     "Percentile": "bitsr.methods.ptq.config",
     "QDrop": "bitsr.methods.ptq.config",
+    "Recipe": "bitsr.training.recipe",
     "RepQ": "bitsr.methods.ptq.config",
     "SVDQuant": "bitsr.methods.ptq.config",
     "SmoothQuant": "bitsr.methods.ptq.config",
@@ -79,9 +83,11 @@ _HOMES = {
     "compress_within": "bitsr.methods.ptq.mixed",
     "evaluate": "bitsr.evaluation.evaluate",
     "load": "bitsr.archs.load",
+    "load_recipe": "bitsr.training.recipe",
     "lower": "bitsr.lowering.entry",
     "open": "bitsr.runtime.model",
     "save": "bitsr.lowering.entry",
+    "train": "bitsr.training.train",
 }
 
 __all__ = [
@@ -92,6 +98,7 @@ __all__ = [
     "Budget",
     "DBDCPac",
     "Descriptor",
+    "Distillation",
     "Dobi",
     "GPTQ",
     "GranularDQ",
@@ -104,6 +111,7 @@ __all__ = [
     "PAMS",
     "Percentile",
     "QDrop",
+    "Recipe",
     "RepQ",
     "SVDQuant",
     "SmoothQuant",
@@ -114,9 +122,11 @@ __all__ = [
     "compress_within",
     "evaluate",
     "load",
+    "load_recipe",
     "lower",
     "open",
     "save",
+    "train",
 ]
 
 
