@@ -27,9 +27,9 @@ NETWORKS = {
     "swinir_light_x2": "SwinIR-light x2 (ours)",
 }  # fmt: skip
 TIMED = {  # options with which methods that learn get the default's CPU time on RFDN below 8 bit
-    "harmoq": "distill_steps=600 distill_lr=0.005", "2dquant": "steps=600", "qdrop": "steps=400 lr=0.15 activation_lr=0.06",
-    "brecq": "steps=400 activation_steps=160 lr=0.15 activation_lr=0.06", "adaround": "steps=2000",
-    "pams": "steps=800", "dbdc-pac": "steps=350",
+    "harmoq": "distill_steps=600 distill_lr=0.005", "2dquant": "steps=600", "adaround": "steps=2000",
+    "qdrop": "steps=400 lr=0.15 activation_lr=0.06",
+    "brecq": "steps=400 activation_steps=160 lr=0.15 activation_lr=0.06", "pams": "steps=800", "dbdc-pac": "steps=350",
 }  # fmt: skip
 TAILS = {  # shares that Percentile clips, chosen on held-out pictures
     ("rfdn_x4", "8"): "tail=1e-05", ("rfdn_x4", "2"): "tail=0.01", ("swinir_light_x4", "8"): "tail=1e-05",
