@@ -102,21 +102,41 @@ def test_slopes_get_the_gradient_of_the_tanh_that_stands_in(surrogate_of: str) -
     assert layer.binarizer.kappa.grad.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_the_scale_has_a_gradient_only_where_asked_for() -> None:
-    gradients = []
+@pytest.mark.parametrize("add_mean", [False, True])
+@pytest.mark.parametrize("scale_from", ["raw", "centred"])
+def test_scale_and_mean_have_gradients_only_where_asked_for(scale_from: str, add_mean: bool) -> None:
+    factors, gradients = torch.randn(6, 40), []
     for scale_gradient in (False, True):
-        layer = layer_of(BSSR(scale_gradient=scale_gradient, rho=0.0), width=8, rows=1)
-        layer.effective_weight().abs().sum().backward()
+        options = BSSR(scale_from=scale_from, add_mean=add_mean, scale_gradient=scale_gradient, rho=0.0)  # type: ignore[arg-type]
+        layer = layer_of(options)
+        (layer.effective_weight() * factors).sum().backward()
         gradients.append(layer.weight.grad)
-    assert not torch.allclose(*gradients)
+    assert layer.masks is not None and isinstance(layer.binarizer, BSQ)
+    weight, mask, mean_of = (
+        layer.weight.detach().requires_grad_(),
+        layer.masks.mask(layer.weight),
+        layer.binarizer.scales.mean,
+    )
+    mean = mean_of(weight, mask)
+    scale = mean_of((weight - mean if scale_from == "centred" else weight).abs(), mask)
+    values = scale * bsign(weight - mean).detach() + (mean if add_mean else 0)
+    (expected,) = torch.autograd.grad((values * mask * factors).sum(), weight)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(gradients[1] - gradients[0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_with_the_scale_are_the_chain_rule() -> None:
-    plain, scaled = (layer_of(BSSR(weight_gradient=kind, rho=0.0)) for kind in ("none", "scale"))  # type: ignore[arg-type]
-    x = torch.randn(3, 40)
-    for layer in (plain, scaled):
-        layer(x).square().sum().backward()
-    torch.testing.assert_close(scaled.weight.grad, plain.weight.grad * plain.effective_weight().abs())
+@pytest.mark.parametrize("surrogate_of,kind", [("raw", "scale"), ("normal", "none")])
+def test_the_chain_rule_of_what_stands_in(surrogate_of: str, kind: str) -> None:
+    """mask * scale * tanh(kappa z): times the scale for the raw weight, without it for the normal one, W / scale."""
+    layer = layer_of(BSSR(surrogate_of=surrogate_of, weight_gradient=kind, rho=0.0))  # type: ignore[arg-type]
+    factors = torch.randn(6, 40)
+    (layer.effective_weight() * factors).sum().backward()
+    assert layer.masks is not None and isinstance(layer.binarizer, BSQ)
+    weight, mask = layer.weight.detach().requires_grad_(), layer.masks.mask(layer.weight)
+    mean, scale = (layer.binarizer.scales.mean(v, mask).detach() for v in (weight, weight.abs()))
+    z = (weight - mean) / scale if surrogate_of == "normal" else weight
+    (expected,) = torch.autograd.grad((mask * scale * (0.5 * z).tanh() * factors).sum(), weight)
+    torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("scope,shapes", [("layer", ((1,), (1,))), ("channel", ((6, 1), (40,)))])

@@ -56,7 +56,8 @@ class BSQ(WeightBinarizer):
 
     def group_mean(self, weight: Tensor, kept: Tensor) -> Tensor:
         """What is subtracted before the sign is taken."""
-        return self.scales.mean(weight, kept).detach()
+        mean = self.scales.mean(weight, kept)
+        return mean if self.config.scale_gradient else mean.detach()
 
     def group_scale(self, weight: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
         """That of each place's group."""

@@ -33,10 +33,11 @@ class BSSR:
 
     Backward: the weight's gradient is that of tanh(kappa z) with z the 'raw' weight or the 'normal' one, (W - mean) /
     scale; at kappa = 0.5 the former is constant within 0.3 % for |W| <= 0.1.  ``weight_gradient`` 'none' is eq. 7,
-    'scale' the chain rule, which multiplies it by the scale.  ``scale_gradient`` lets the gradient of the scale
+    'scale' multiplies it by the scale; the chain rule of mask * scale * tanh(kappa z) is 'scale' for the raw weight and
+    'none' for the normal one, whose own scale cancels.  ``scale_gradient`` lets the gradients of scale and mean
     through.  ``kappa`` is the first value of the slopes, ``kappa_scope`` how many there are (weights and inputs have
     their own).  ``rho`` pulls weights that are not kept to zero: through the 'grad' (which Adam normalizes), or
-    'decoupled' from it, relative to the learning rate ``decay_rate``.
+    'decoupled' from it, at the rate ``decay_rate``, which does not follow the schedule.
 
     Inputs: sign(gain * x + shift) with a ``gain`` per channel or one for all, and ``activation_surrogate``.
 

@@ -144,7 +144,9 @@ def baseline_layer(source: nn.Linear | nn.Conv2d, config: Binary) -> BinaryLayer
     if config.full_block or config.binarizer == "bbcu":
         options = {"rprelu": RPReLU(outputs, axis), "shortcut": _shortcut(source, config)}
     activation, weight = _binarizers(source, config)
-    parts = (activation(inputs, axis), weight(), _masks(source, config))
+    masks = _masks(source, config)
+    kept = None if masks is None else masks.mask(source.weight)
+    parts = (activation(inputs, axis), weight(kept), masks)
     if isinstance(source, nn.Linear):
         return BinaryLinear(source, *parts, **options)
     return BinaryConv2d(source, *parts, **options)
@@ -162,20 +164,22 @@ def _shortcut(source: nn.Linear | nn.Conv2d, config: Binary) -> str:
 
 def _binarizers(
     source: nn.Linear | nn.Conv2d, config: Binary
-) -> tuple[Callable[[int, int], ActivationBinarizer], Callable[[], WeightBinarizer]]:
-    """What makes the binarizers of (channels, axis) and of the weight."""
+) -> tuple[Callable[[int, int], ActivationBinarizer], Callable[[Tensor | None], WeightBinarizer]]:
+    """What makes the binarizers of (channels, axis), and of the weights of which those of a mask are kept."""
+    if config.binarizer == "biper":
+        return BiPerActivation, lambda kept: BiPerWeight(source.weight, kept)
     kinds: dict[str, tuple[Callable[[int, int], ActivationBinarizer], Callable[[], WeightBinarizer]]] = {
         "none": (Unbinarized, UnbinarizedWeight),
         "dorefa": (UnitActivation if config.unit_inputs else SignActivation, DoReFaWeight),
         "reste": (ReSTEActivation, ReSTEWeight),
-        "biper": (BiPerActivation, lambda: BiPerWeight(source.weight)),
         "bhvit": (BHViTActivation, BHViTWeight),
         "xnor": (XNORActivation, XNORWeight),
         "bireal": (BiRealActivation, BiRealWeight),
         "reactnet": (RSign, ReActNetWeight),
         "bbcu": (RSign, ReActNetWeight),
     }
-    return kinds[config.binarizer]
+    activation, weight = kinds[config.binarizer]
+    return activation, lambda _kept: weight()
 
 
 def _masks(source: nn.Linear | nn.Conv2d, config: Binary) -> Masks | None:
