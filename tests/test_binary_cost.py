@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from bitsr.program.binary_cost import code_lengths, operations, scales_of, storage
@@ -22,6 +24,8 @@ def test_scales() -> None:
     assert sum(rows * width for rows, width in SWINIR_LIGHT) == 691_200
     assert scales_of(SWINIR_LIGHT, 32) == 23_040
     assert scales_of(SWINIR_LIGHT, None) == 10_080
+    for group, bits in ((None, 0.233), (16, 1.067), (32, 0.533), (64, 0.267)):
+        assert storage(SWINIR_LIGHT, 0.0, group).bits == pytest.approx(bits, abs=5e-4)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +38,7 @@ def test_scales() -> None:
         (code_lengths(2, 4)["code"], 32, (1.783, 150.5, 17.9)),
         (code_lengths(2, 4)["index"], 32, (2.033, 171.6, 15.7)),
         (code_lengths(2, 4)["planes"], 32, (2.533, 213.8, 12.6)),
+        (math.log2(3), 32, (2.118, 178.7, 15.1)),  # ternary
     ],
 )
 def test_storage(bits: float, group: int | None, expected: tuple[float, float, float]) -> None:
