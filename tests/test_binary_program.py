@@ -70,15 +70,6 @@ def test_other_blocks_have_no_codes() -> None:
         encode(np.zeros((1, 6), np.int8), 2, 4)
 
 
-def test_sums_are_counts_of_bits() -> None:
-    """sum = 2 popcount(xnor(a, w) & m) - popcount(m), the identity that kernels use."""
-    rng = np.random.default_rng(1)
-    signs, a = decode(rng.integers(0, 24, (200, 8), np.uint8), 2, 4), rng.choice([-1, 1], (200, 32))
-    agree = (a > 0) == (signs > 0)
-    counted = 2 * (agree & (signs != 0)).sum(1) - (signs != 0).sum(1)
-    assert np.array_equal(counted, (a * signs).sum(1))
-
-
 # ---- frozen layers --------------------------------------------------------------------------------------------------
 
 

@@ -53,9 +53,9 @@ MASKS = {
     "magnitude": lambda weight: Masks(2, 4, dense_gradient=False, decay=0.002),
     "sr-ste": lambda weight: SRSTE(),
     "asp": ASP,
-    "t-mask": TMask,
+    "t-mask": lambda weight: TMask(weight, refresh=2),
     "s-ste": SSTE,
-    "bi-mask": BiMask,
+    "bi-mask": lambda weight: BiMask(weight, interval=2),
 }
 
 
@@ -73,7 +73,22 @@ def test_two_of_four_stay_nonzero_after_every_step(name: str) -> None:
         loss.backward()
         optimizer.step()
         assert (layer.effective_weight() != 0).view(8, 4, 4).sum(2).eq(2).all()
-    assert not torch.equal(before != 0, layer.effective_weight() != 0) or name in ("asp", "t-mask")
+    assert not torch.equal(before != 0, layer.effective_weight() != 0) or name == "asp"
+
+
+def test_masks_are_renewed_at_their_interval_and_not_between() -> None:
+    torch.manual_seed(4)
+    weight = torch.randn(8, 16)
+    t_mask, bi_mask = TMask(weight, refresh=3), BiMask(weight, interval=3)
+    seen = []
+    for step in range(7):
+        weight = torch.randn(8, 16)
+        for masks in (t_mask, bi_mask):
+            masks.on_step(weight, step, 7)
+        seen.append((t_mask.mask(weight).clone(), bi_mask.permutation.clone()))
+    for kind in range(2):
+        renewed = [step for step in range(1, 7) if not torch.equal(seen[step][kind], seen[step - 1][kind])]
+        assert renewed == [3, 6]
 
 
 def test_bi_mask_changes_only_the_gradient_of_the_input() -> None:
