@@ -344,3 +344,10 @@ def test_readings_without_a_file_are_trained_and_measured(options: Mapping[str, 
     trained = trained_in(tmp_path, {"name": "bssr", **options})
     assert trained.done and trained.weights is None and "cannot be packed" in trained.unpacked
     assert np.isfinite(trained.entry["holdout_psnr_y"])
+
+
+def test_linears_that_stay_in_floating_point_are_named(tmp_path: Path) -> None:
+    everything = trained_in(tmp_path / "all", {"name": "bssr"})
+    some = trained_in(tmp_path / "some", {"name": "bssr", "skip": ["qkv"]})
+    assert everything.left_out == ()
+    assert len(some.left_out) == 2 and all(name.endswith("attn.qkv") for name in some.left_out)

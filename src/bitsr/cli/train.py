@@ -72,6 +72,8 @@ def train(
     )
     if trained.unpacked:
         print(f"No packed file: {trained.unpacked}")
+    if trained.left_out:
+        print(f"In floating point stay {', '.join(trained.left_out)}")
     if not trained.done:
         print(f"Stopped after {minutes:g} minutes; the same command with --resume goes on.")
     return 0

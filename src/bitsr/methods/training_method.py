@@ -41,6 +41,9 @@ class TrainingMethod(Protocol):
         """Which weights are kept as things stand, bool, layer by layer; empty where none are left out.  The log says
         how fast they change."""
 
+    def left_out(self, model: nn.Module) -> list[str]:
+        """Names of the linears that the method leaves as they were, for the report."""
+
     def freeze(self, model: nn.Module) -> nn.Module:
         """A copy that can be lowered, saved and evaluated; ``model`` can be trained on."""
 
@@ -66,6 +69,9 @@ class FullPrecision:
         return None
 
     def masks(self, model: nn.Module) -> list[Tensor]:
+        return []
+
+    def left_out(self, model: nn.Module) -> list[str]:
         return []
 
     def freeze(self, model: nn.Module) -> nn.Module:

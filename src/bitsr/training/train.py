@@ -38,6 +38,7 @@ class Trained:
 
     ``weights``: the averaged weights as a packed file or a checkpoint; None in all processes but the leading one, and
     where the network cannot be packed, which ``unpacked`` then says.  ``entry``: the newest line of the log.
+    ``left_out``: linears that a method of signs left in floating point.
     """
 
     done: bool
@@ -45,6 +46,7 @@ class Trained:
     weights: Path | None
     entry: dict[str, Any]
     unpacked: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def train(
@@ -78,7 +80,7 @@ def train(
             weights, problem = write_weights(run, out), ""
         except UnsupportedLayer as error:
             weights, problem = None, str(error)
-        return Trained(done, run.progress.step, weights, entry, problem)
+        return Trained(done, run.progress.step, weights, entry, problem, tuple(run.method.left_out(run.model)))
 
 
 def write_weights(run: Run, out: Path) -> Path:

@@ -95,6 +95,10 @@ class SignTraining(FullPrecision):
     def masks(self, model: nn.Module) -> list[Tensor]:
         return [layer.masks.mask(layer.weight) for layer in binary_layers(model) if layer.masks is not None]
 
+    def left_out(self, model: nn.Module) -> list[str]:
+        """Those that were skipped, and those whose inputs are no whole blocks."""
+        return [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
+
     def freeze(self, model: nn.Module) -> nn.Module:
         frozen = super().freeze(model)
         for name, layer in list(frozen.named_modules()):
