@@ -26,7 +26,7 @@ NETWORKS = {
     "mambairv2light_x4": "MambaIRv2-light x4", "hat_small_x4": "HAT x4, reduced (ours)", "imdn_x2": "IMDN x2",
     "swinir_light_x2": "SwinIR-light x2 (ours)",
 }  # fmt: skip
-TIMED = {  # options with which methods that learn get the default's CPU time on RFDN below 8 bit
+TIMED = {  # options with which methods that learn get the default's CPU time on RFDN at W4A4
     "harmoq": "distill_steps=600 distill_lr=0.005", "2dquant": "steps=600", "adaround": "steps=2000",
     "qdrop": "steps=400 lr=0.15 activation_lr=0.06",
     "brecq": "steps=400 activation_steps=160 lr=0.15 activation_lr=0.06", "pams": "steps=800", "dbdc-pac": "steps=350",
@@ -57,7 +57,7 @@ def chosen(row: dict[str, str]) -> str | None:
     """The options that the row's method is shown with, where they are not its own."""
     if row["method"] == "percentile":
         return TAILS.get((row["model"], row["w_bits"]))
-    return TIMED.get(row["method"]) if row["model"] == "rfdn_x4" else None
+    return TIMED.get(row["method"]) if (row["model"], row["w_bits"]) == ("rfdn_x4", "4") else None
 
 
 def mark(row: dict[str, str]) -> str:
@@ -99,12 +99,12 @@ def of_networks(rows: Rows) -> list[str]:
 
 
 def gaps(rows: Rows, method: str, model: str, bits: int) -> str:
-    """On all sets that there are rows of one kind for: 'Set5 / Set14 / B100 / Urban100' or the first two."""
+    """On all sets that there are rows of one file for: 'Set5 / Set14 / B100 / Urban100' or the first two."""
     found = [rows.get(method, model, bits, dataset) for dataset in SETS]
     measured = [row for row in found if row is not None]
     if not measured:
         return ""
-    same = [row for row in measured if mark(row) == mark(measured[0])]
+    same = [row for row in measured if (mark(row), row["options"]) == (mark(measured[0]), measured[0]["options"])]
     return " / ".join(f"{float(row['gap']):.2f}" for row in same) + mark(measured[0])
 
 
