@@ -45,7 +45,7 @@ class Rows:
         self.found: dict[tuple[str, str, str, str], dict[str, str]] = {}
         for name, kind in (("ptq", "chosen"), ("ptq", "crops=128"), ("ptq", ""), ("ptq_first", "")):
             for row in Table(ROOT / f"results/{name}.csv", ()).rows:
-                options = f"crops=128 {chosen(row)}" if kind == "chosen" else kind
+                options = chosen(row) if kind == "chosen" else kind
                 if (row["seed"], row["options"]) == ("0", options) and row["w_bits"] == row["a_bits"]:
                     self.found.setdefault((row["method"], row["model"], row["w_bits"], row["dataset"]), row)
 
@@ -55,9 +55,12 @@ class Rows:
 
 def chosen(row: dict[str, str]) -> str | None:
     """The options that the row's method is shown with, where they are not its own."""
+    cell, own = (row["model"], row["w_bits"]), None
     if row["method"] == "percentile":
-        return TAILS.get((row["model"], row["w_bits"]))
-    return TIMED.get(row["method"]) if (row["model"], row["w_bits"]) == ("rfdn_x4", "4") else None
+        own = TAILS.get(cell)
+    elif cell == ("rfdn_x4", "4"):
+        own = TIMED.get(row["method"])
+    return own and f"crops=128 {own}"
 
 
 def mark(row: dict[str, str]) -> str:

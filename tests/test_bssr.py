@@ -112,11 +112,8 @@ def test_scale_and_mean_have_gradients_only_where_asked_for(scale_from: str, add
         (layer.effective_weight() * factors).sum().backward()
         gradients.append(layer.weight.grad)
     assert layer.masks is not None and isinstance(layer.binarizer, BSQ)
-    weight, mask, mean_of = (
-        layer.weight.detach().requires_grad_(),
-        layer.masks.mask(layer.weight),
-        layer.binarizer.scales.mean,
-    )
+    weight, mask = layer.weight.detach().requires_grad_(), layer.masks.mask(layer.weight)
+    mean_of = layer.binarizer.scales.mean
     mean = mean_of(weight, mask)
     scale = mean_of((weight - mean if scale_from == "centred" else weight).abs(), mask)
     values = scale * bsign(weight - mean).detach() + (mean if add_mean else 0)

@@ -42,7 +42,7 @@ def calibration_crops(
 
 
 def crops_and_rest(
-    folder: Pictures, scale: int, count: int = 128, size: int = 64, seed: int = 0
+    folder: Pictures, scale: int, count: int, size: int = 64, seed: int = 0
 ) -> tuple[list[NDArray[np.uint8]], list[Path]]:
     """(the crops of `calibration_crops`, the pictures that none of them is from): where there are more pictures than
     crops, some are left to judge on."""

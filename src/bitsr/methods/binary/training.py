@@ -147,10 +147,9 @@ def baseline_layer(source: nn.Linear | nn.Conv2d, config: Binary) -> BinaryLayer
     options: dict[str, Any] = {}
     if config.full_block or config.binarizer == "bbcu":
         options = {"rprelu": RPReLU(outputs, axis), "shortcut": _shortcut(source, config)}
-    activation, weight = _binarizers(source, config)
     masks = _masks(source, config)
-    kept = None if masks is None else masks.mask(source.weight)
-    parts = (activation(inputs, axis), weight(kept), masks)
+    activation, weight = _binarizers(source, config, None if masks is None else masks.mask(source.weight))
+    parts = (activation(inputs, axis), weight(), masks)
     if isinstance(source, nn.Linear):
         return BinaryLinear(source, *parts, **options)
     return BinaryConv2d(source, *parts, **options)
@@ -167,23 +166,21 @@ def _shortcut(source: nn.Linear | nn.Conv2d, config: Binary) -> str:
 
 
 def _binarizers(
-    source: nn.Linear | nn.Conv2d, config: Binary
-) -> tuple[Callable[[int, int], ActivationBinarizer], Callable[[Tensor | None], WeightBinarizer]]:
-    """What makes the binarizers of (channels, axis), and of the weights of which those of a mask are kept."""
-    if config.binarizer == "biper":
-        return BiPerActivation, lambda kept: BiPerWeight(source.weight, kept)
+    source: nn.Linear | nn.Conv2d, config: Binary, kept: Tensor | None
+) -> tuple[Callable[[int, int], ActivationBinarizer], Callable[[], WeightBinarizer]]:
+    """What makes the binarizers of (channels, axis) and of the weight, of which ``kept`` stays (None: all)."""
     kinds: dict[str, tuple[Callable[[int, int], ActivationBinarizer], Callable[[], WeightBinarizer]]] = {
         "none": (Unbinarized, UnbinarizedWeight),
         "dorefa": (UnitActivation if config.unit_inputs else SignActivation, DoReFaWeight),
         "reste": (ReSTEActivation, ReSTEWeight),
+        "biper": (BiPerActivation, lambda: BiPerWeight(source.weight, kept)),
         "bhvit": (BHViTActivation, BHViTWeight),
         "xnor": (XNORActivation, XNORWeight),
         "bireal": (BiRealActivation, BiRealWeight),
         "reactnet": (RSign, ReActNetWeight),
         "bbcu": (RSign, ReActNetWeight),
     }
-    activation, weight = kinds[config.binarizer]
-    return activation, lambda _kept: weight()
+    return kinds[config.binarizer]
 
 
 def _masks(source: nn.Linear | nn.Conv2d, config: Binary) -> Masks | None:

@@ -52,7 +52,7 @@ def iterate(config: HarmoQLiteral, trace: Trace | None = None) -> LayerStep:
     """The loop of Algorithm 1 on one layer."""
 
     def step(layer: QuantLayer, seen: Seen) -> None:
-        pristine, x = layer.weight.detach().clone(), seen.x
+        pristine, x = seen.weight, seen.x
         quantizer = SymmetricQuantizer(layer.a_bits, x.abs().max())
         rows = SymmetricQuantizer(layer.w_bits, pristine.flatten(1).abs().amax(1, keepdim=True))
         layer.quantizer, layer.weight_quantizer = quantizer, BoundedWeight(rows)
