@@ -20,6 +20,7 @@ from bitsr.data.pictures import write_picture
 from bitsr.errors import ConfigError
 from bitsr.format import read_bytes, read_program, to_bytes
 from bitsr.lowering import lower
+from bitsr.methods.binary.biper import BiPerWeight
 from bitsr.methods.binary.config import BSSR, Binary, BSSRPlus
 from bitsr.methods.binary.plus_training import PlusTraining
 from bitsr.methods.binary.training import SignTraining, binary_layers, linears
@@ -351,3 +352,13 @@ def test_linears_that_stay_in_floating_point_are_named(tmp_path: Path) -> None:
     some = trained_in(tmp_path / "some", {"name": "bssr", "skip": ["qkv"]})
     assert everything.left_out == ()
     assert len(some.left_out) == 2 and all(name.endswith("attn.qkv") for name in some.left_out)
+
+
+def test_biper_starts_from_what_is_kept() -> None:
+    student = SignTraining(Binary(binarizer="biper", mask="srste")).prepare(make("swinir light x4"))
+    for layer in binary_layers(student):
+        assert layer.masks is not None and isinstance(layer.binarizer, BiPerWeight)
+        size, kept = layer.weight.detach().abs(), layer.masks.mask(layer.weight)
+        mean = (size * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True)
+        torch.testing.assert_close(layer.binarizer.alpha.detach(), mean)
+        assert (mean > size.mean(1, keepdim=True)).all()
