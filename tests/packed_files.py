@@ -34,7 +34,7 @@ def small_program() -> Program:
 
     grid, fine = Quantizer(4, -0.5, 0.125), Quantizer(8, 0.0, 0.00390625)
     body = (
-        steps.Affine("centred", "input", 2.0, (-0.5, -0.25, 0.5)),
+        steps.Affine("centred", "input", "stretch", (-0.5, -0.25, 0.5)),
         steps.Pad("padded", "centred", 2),
         steps.Conv2d("first", "padded", "first.weight", "first.bias", padding=1),
         steps.LayerNorm("norm", "first", "norm.weight", "norm.bias"),
@@ -53,6 +53,7 @@ def small_program() -> Program:
         steps.Crop("output", "shuffled", "input", 2),
     )
     tensors = {
+        "stretch": np.float32([2.0, 2.0, 1.5]),
         "first.weight": normal(4, 3, 3, 3, dtype=np.float16), "first.bias": normal(4, dtype=np.float16),
         "norm.weight": normal(4), "norm.bias": normal(4), "table": normal(9, 2, dtype=np.float16),
         "qkv.codes": rng.integers(0, 8, (12, 4), np.uint8), "qkv.scale": normal(12), "qkv.mid": normal(12),

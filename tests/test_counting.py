@@ -35,4 +35,4 @@ def test_a_scale_per_query_is_one_multiplication_of_each_output() -> None:
 
 
 def test_parameters_leave_out_what_quantization_added() -> None:
-    assert parameters(PROGRAM) == 108 + 4 + 8 + 48 + 12 + 18 + 216
+    assert parameters(PROGRAM) == 3 + 108 + 4 + 8 + 48 + 12 + 18 + 216

@@ -76,7 +76,7 @@ def test_safetensors_can_open_it(tmp_path: Path) -> None:
 def test_codes_take_really_their_bits() -> None:
     sections = sections_of(DATA)
     assert len(sections["codes"]) == 48 * 3 // 8 + 216 * 2 // 8
-    assert len(sections["single"]) == 4 * (3 * 4 + 3 * 12 + 12)
+    assert len(sections["single"]) == 4 * (3 + 3 * 4 + 3 * 12 + 12)
     assert len(sections["half"]) == 2 * (108 + 4 + 18)
 
 
@@ -133,7 +133,7 @@ HEADERS: dict[str, tuple[Change, type[PackedFileError], str]] = {
     "a safetensors checkpoint": (lambda h: h.pop("__metadata__"), BadMagic, "but not a packed file"),
     "another format": (lambda h: h["__metadata__"].update(format="pt"), BadMagic, "but not a packed file"),
     "metadata that is a list": (lambda h: h.update(__metadata__=[]), BadMagic, "but not a packed file"),
-    "a newer version": (lambda h: h["__metadata__"].update(version="5"), UnsupportedVersion, "version '5'"),
+    "a newer version": (lambda h: h["__metadata__"].update(version="6"), UnsupportedVersion, "version '6'"),
     "no checksum": (lambda h: h["__metadata__"].pop("sha256"), BadHeader, "metadata"),
     "a short checksum": (lambda h: h["__metadata__"].update(sha256="00"), BadHeader, "metadata"),
     "another checksum": (lambda h: h["__metadata__"].update(sha256="e" * 64), ChecksumMismatch, "damaged"),
@@ -144,7 +144,7 @@ HEADERS: dict[str, tuple[Change, type[PackedFileError], str]] = {
     "a gap": (lambda h: h["half"].update(data_offsets=[241, 501]), BadHeader, "elsewhere"),
     "an overlap": (lambda h: h["codes"].update(data_offsets=[0, 72]), BadHeader, "elsewhere"),
     "a huge section": (
-        lambda h: h["program"].update(shape=[2**50], data_offsets=[572, 572 + 2**50]), Truncated, "lacks 11258999068"
+        lambda h: h["program"].update(shape=[2**50], data_offsets=[584, 584 + 2**50]), Truncated, "lacks 11258999068"
     ),
     "a number as a flag": (lambda h: h["single"].update(shape=[True]), BadHeader, "valid shape"),
 }  # fmt: skip

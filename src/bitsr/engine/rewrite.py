@@ -199,7 +199,7 @@ def _mul(to: Rewriter, step: steps.Mul) -> None:
 
 
 def _affine(to: Rewriter, step: steps.Affine) -> None:
-    parameters = tuple(np.array(value, np.float32).reshape(-1) for value in (step.scale, step.shift))
+    parameters = tuple(to.program.numbers(value).reshape(-1) for value in (step.scale, step.shift))
     to.emit("affine", step.output, to.maps[step.x], parameters=parameters)
 
 

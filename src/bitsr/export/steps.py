@@ -71,8 +71,8 @@ def affine(step: steps.Affine, graph: Graph) -> None:
     layout = graph.layout(step.x)
     y = graph.get(step.x, layout)
     for kind, value, neutral in (("Mul", step.scale, 1), ("Add", step.shift, 0)):
-        if np.any(np.not_equal(value, neutral)):
-            numbers = np.array(value, np.float32)
+        numbers = graph.program.numbers(value)
+        if np.any(numbers != neutral):
             y = graph.add(kind, y, graph.vector(numbers, layout) if numbers.ndim else graph.constant(numbers))
     graph.put(step.output, layout, y, step.x)
 

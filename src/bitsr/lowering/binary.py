@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 
 from bitsr.lowering.builder import Builder
@@ -24,12 +26,19 @@ def lower_binary(module: FrozenBinary, builder: Builder, x: str) -> str:
 
 
 def lower_rprelu(module: RPReLU, builder: Builder, x: str) -> str:
-    moved = builder.affine(x, 1.0, module.before.tolist())
-    return builder.affine(builder.prelu(moved, module), 1.0, module.after.tolist())
+    name = builder.name_of(module)
+    moved = builder.scale_and_shift(x, f"{name}.before", shift=module.before)
+    return builder.scale_and_shift(builder.prelu(moved, module), f"{name}.after", shift=module.after)
 
 
 def lower_diagonal(module: Diagonal, builder: Builder, x: str) -> str:
-    return builder.affine(_matched(module.inputs, len(module.factor), builder, x), module.factor.tolist())
+    outputs, factor = len(module.factor), module.factor.detach()
+    if module.inputs < outputs:
+        x = builder.concat(*[x] * (outputs // module.inputs))
+    elif module.inputs > outputs:
+        parts = builder.split(x, *[outputs] * (module.inputs // outputs))
+        x, factor = reduce(builder.add, parts), factor / len(parts)
+    return builder.scale_and_shift(x, builder.name_of(module), factor)
 
 
 def lower_pointwise(module: PointwiseLinear, builder: Builder, x: str) -> str:

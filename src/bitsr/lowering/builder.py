@@ -21,7 +21,6 @@ from bitsr.program import steps
 from bitsr.program.program import Program
 
 Precision = Literal["fp16", "fp32"]
-Number = float | Sequence[float]
 S = TypeVar("S", bound=steps.Step)
 
 
@@ -162,6 +161,16 @@ class Builder:
             return self.activation(x, "leaky_relu", slopes.item())
         return self._emit(steps.PReLU, name, x=x, slopes=self.tensor(f"{name}.slopes", slopes))
 
+    def scale_and_shift(
+        self, x: str, name: str, scale: float | Tensor = 1.0, shift: float | Tensor = 0.0, *, exact: bool = False
+    ) -> str:
+        """x * scale + shift, numbers or one per channel, which are kept as tensors that begin with ``name``."""
+        numbers = {
+            field: self.tensor(f"{name}.{field}", value, exact=exact) if isinstance(value, Tensor) else value
+            for field, value in (("scale", scale), ("shift", shift))
+        }
+        return self._emit(steps.Affine, "affine", x=x, **numbers)
+
     # ---- steps without tensors ----------------------------------------------------------------------------------
 
     def activation(
@@ -179,11 +188,9 @@ class Builder:
         """Elementwise; a 1x1xC or HxWx1 map broadcasts."""
         return self._emit(steps.Mul, "mul", a=a, b=b)
 
-    def affine(self, x: str, scale: Number = 1.0, shift: Number = 0.0) -> str:
-        """x * scale + shift, numbers or one per channel; nothing is appended where that is x."""
-        if np.all(np.equal(scale, 1.0)) and not np.any(shift):
-            return x
-        return self._emit(steps.Affine, "affine", x=x, scale=_number(scale), shift=_number(shift))
+    def affine(self, x: str, scale: float = 1.0, shift: float = 0.0) -> str:
+        """x * scale + shift; nothing is appended where that is x."""
+        return x if (scale, shift) == (1.0, 0.0) else self._emit(steps.Affine, "affine", x=x, scale=scale, shift=shift)
 
     def concat(self, *inputs: str) -> str:
         return self._emit(steps.Concat, "concat", inputs=inputs)
@@ -290,10 +297,6 @@ def _quantizers_of(name: str, scores: MatMul | QuantMatMul, values: MatMul | Qua
     if isinstance(values, QuantMatMul) and values.row_scale:
         found["row_scale"] = True
     return found
-
-
-def _number(value: Number) -> float | tuple[float, ...]:
-    return tuple(map(float, value)) if isinstance(value, Sequence) else float(value)
 
 
 def _square(name: str, what: str, value: int | Sequence[int]) -> int:

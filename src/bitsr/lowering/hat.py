@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bitsr.archs.hat import CAB, HAB, HAT, OCAB, RHAG, ChannelAttention
+from bitsr.lowering.blocks import less_mean, with_mean
 from bitsr.lowering.builder import Builder
 from bitsr.lowering.registry import register_lowering
 
@@ -59,16 +60,15 @@ def lower_rhag(module: RHAG, builder: Builder, x: str) -> str:
 
 
 def lower_hat(module: HAT, builder: Builder, x: str) -> str:
-    mean = module.mean.flatten().tolist()
     padded = builder.pad(x, module.window_size)
-    normal = builder.affine(padded, module.img_range, [-m * module.img_range for m in mean])
+    normal = less_mean(module, builder, padded)
     first = builder.apply(normal, module.conv_first)
     y = builder.apply(first, module.patch_embed.norm)
     for layer in module.layers:
         y = builder.apply(y, layer)
     y = builder.add(builder.apply(builder.apply(y, module.norm), module.conv_after_body), first)
     y = builder.apply(builder.apply(y, module.conv_before_upsample), module.upsample)
-    y = builder.affine(builder.apply(y, module.conv_last), 1 / module.img_range, mean)
+    y = with_mean(module, builder, builder.apply(y, module.conv_last))
     return builder.crop(y, x, module.upscale)
 
 

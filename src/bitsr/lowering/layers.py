@@ -37,7 +37,7 @@ def _batch_norm(module: nn.BatchNorm2d, builder: Builder, x: str) -> str:
     scale = scale if module.weight is None else scale * module.weight
     shift = -module.running_mean * scale
     shift = shift if module.bias is None else shift + module.bias
-    return builder.affine(x, scale.tolist(), shift.tolist())
+    return builder.scale_and_shift(x, builder.name_of(module), scale, shift)
 
 
 def _unchanged(module: nn.Module, builder: Builder, x: str) -> str:

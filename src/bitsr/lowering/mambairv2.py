@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bitsr.archs.mambairv2 import ASSB, ASSM, AttentiveLayer, GatedMLP, MambaIRv2Light, SelectiveScan
+from bitsr.lowering.blocks import less_mean, with_mean
 from bitsr.lowering.builder import Builder
 from bitsr.lowering.registry import register_lowering
 
@@ -47,12 +48,13 @@ def _attention(layer: AttentiveLayer, builder: Builder, x: str) -> str:
 
 
 def lower_layer(layer: AttentiveLayer, builder: Builder, x: str) -> str:
+    name = builder.name_of(layer)
     y = builder.add(x, _attention(layer, builder, builder.apply(x, layer.norm1)))
     z = builder.apply(builder.apply(y, layer.norm2), layer.convffn1)
-    x = builder.add(builder.add(builder.affine(x, layer.scale1.tolist()), y), z)
+    x = builder.add(builder.add(builder.scale_and_shift(x, f"{name}.scale1", layer.scale1), y), z)
     y = builder.add(x, _assm(layer.assm, builder, builder.apply(x, layer.norm3), layer))
     z = builder.apply(builder.apply(y, layer.norm4), layer.convffn2)
-    return builder.add(builder.add(builder.affine(x, layer.scale2.tolist()), y), z)
+    return builder.add(builder.add(builder.scale_and_shift(x, f"{name}.scale2", layer.scale2), y), z)
 
 
 def lower_assb(module: ASSB, builder: Builder, x: str) -> str:
@@ -63,15 +65,14 @@ def lower_assb(module: ASSB, builder: Builder, x: str) -> str:
 
 
 def lower_mambairv2(module: MambaIRv2Light, builder: Builder, x: str) -> str:
-    mean = module.mean.flatten().tolist()
     padded = builder.pad(x, module.window_size, "symmetric")
-    normal = builder.affine(padded, module.img_range, [-m * module.img_range for m in mean])
+    normal = less_mean(module, builder, padded)
     first = builder.apply(normal, module.conv_first)
     y = builder.apply(first, module.patch_embed.norm)
     for group in module.layers:
         y = builder.apply(y, group)
     y = builder.add(builder.apply(builder.apply(y, module.norm), module.conv_after_body), first)
-    y = builder.affine(builder.apply(y, module.upsample), 1 / module.img_range, mean)
+    y = with_mean(module, builder, builder.apply(y, module.upsample))
     return builder.crop(y, x, module.upscale)
 
 

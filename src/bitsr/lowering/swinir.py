@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bitsr.archs.swinir import RSTB, Mlp, SwinBlock, SwinIR, WindowAttention
+from bitsr.lowering.blocks import less_mean, with_mean
 from bitsr.lowering.builder import Builder
 from bitsr.lowering.registry import register_lowering
 
@@ -50,9 +51,8 @@ def _upsample_nearest(module: SwinIR, builder: Builder, y: str) -> str:
 
 
 def lower_swinir(module: SwinIR, builder: Builder, x: str) -> str:
-    mean = module.mean.flatten().tolist()
     padded = builder.pad(x, module.window_size)
-    normal = builder.affine(padded, module.img_range, [-m * module.img_range for m in mean])
+    normal = less_mean(module, builder, padded)
     y = _features(module, builder, normal)
     if module.upsampler == "pixelshuffledirect":
         y = builder.apply(y, module.upsample)
@@ -64,7 +64,7 @@ def lower_swinir(module: SwinIR, builder: Builder, x: str) -> str:
         y = builder.apply(y, module.conv_last)
     else:
         y = builder.add(normal, builder.apply(y, module.conv_last))
-    return builder.crop(builder.affine(y, 1 / module.img_range, mean), x, module.upscale)
+    return builder.crop(with_mean(module, builder, y), x, module.upscale)
 
 
 register_lowering(Mlp, lower_mlp)

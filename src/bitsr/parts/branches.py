@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitsr.parts.binary_layers import matched
-
 
 class Diagonal(nn.Module):
-    """A factor per output on the input, which is repeated or averaged to as many channels.
+    """A factor per output on the input, which is repeated to as many channels or cut into as many as there are outputs,
+    of which the mean is taken.
 
     Args:
         inputs: channels of the input, on the last axis.
@@ -18,11 +17,20 @@ class Diagonal(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
+        if max(inputs, outputs) % min(inputs, outputs):
+            raise ValueError(f"no diagonal from {inputs} to {outputs} channels")
         self.inputs = inputs
         self.factor = nn.Parameter(torch.zeros(outputs))
 
+    def passed(self, x: Tensor) -> Tensor:
+        """The input with as many channels as the output."""
+        outputs = len(self.factor)
+        if self.inputs <= outputs:
+            return torch.cat([x] * (outputs // self.inputs), -1)
+        return x.unflatten(-1, (-1, outputs)).mean(-2)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.factor * matched(x, len(self.factor), -1)
+        return self.factor * self.passed(x)
 
 
 class LowRank(nn.Module):

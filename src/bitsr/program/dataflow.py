@@ -47,6 +47,8 @@ def tensors_of(step: Step) -> tuple[str, ...]:
             return step.decay, step.skip
         case steps.PReLU():
             return (step.slopes,)
+        case steps.Affine():
+            return tuple(value for value in (step.scale, step.shift) if isinstance(value, str))
     return ()
 
 

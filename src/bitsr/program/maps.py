@@ -54,7 +54,7 @@ def mul(step: steps.Mul, frame: Frame) -> Array:
 
 
 def affine(step: steps.Affine, frame: Frame) -> Array:
-    scale, shift = (frame.arrays.array(np.array(value, np.float32)) for value in (step.scale, step.shift))
+    scale, shift = (frame.arrays.array(frame.program.numbers(value)) for value in (step.scale, step.shift))
     return frame.values[step.x] * scale + shift
 
 

@@ -31,3 +31,7 @@ class Program:
     def tensor(self, name: str) -> NDArray[np.float32]:
         """A floating-point tensor, widened to float32."""
         return np.asarray(self.tensors[name], dtype=np.float32)
+
+    def numbers(self, value: float | str | tuple[float, ...]) -> NDArray[np.float32]:
+        """One number, without axes, or many, which a name stands for or which are given."""
+        return self.tensor(value) if isinstance(value, str) else np.array(value, np.float32)

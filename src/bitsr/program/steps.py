@@ -237,11 +237,11 @@ class Mul(Step):
 
 @dataclass(frozen=True)
 class Affine(Step):
-    """x * scale + shift, both numbers or per-channel tuples."""
+    """x * scale + shift: numbers, or tensors with one for each channel (tuples of those in files up to version 4)."""
 
     x: str
-    scale: float | tuple[float, ...] = 1.0
-    shift: float | tuple[float, ...] = 0.0
+    scale: float | str | tuple[float, ...] = 1.0
+    shift: float | str | tuple[float, ...] = 0.0
 
 
 @dataclass(frozen=True)

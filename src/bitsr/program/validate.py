@@ -96,7 +96,8 @@ def _check_step(step: Step, program: Program) -> None:
             words = get_args(get_type_hints(type(step))[field])
             _expect(word in words, f"{field} is {word!r}, not one of {', '.join(words)}")
     for field in ("slope", "scale", "shift", "eps"):
-        _expect(bool(np.isfinite(getattr(step, field, 0)).all()), f"{field} is no finite number")
+        value = getattr(step, field, 0.0)
+        _expect(isinstance(value, str) or bool(np.isfinite(value).all()), f"{field} is no finite number")
     match step:
         case steps.BinaryLinear() | steps.BinaryConv2d():
             _check_binary(step, program)
@@ -117,6 +118,9 @@ def _check_step(step: Step, program: Program) -> None:
             _expect_vector(program, "skip", step.skip, len(decay))
         case steps.PReLU():
             _expect(_floating(program, step.slopes).ndim == 1, "the slopes are no vector")
+        case steps.Affine():
+            for name in tensors_of(step):
+                _expect(_floating(program, name).ndim == 1, f"{name!r} is no vector")
         case steps.Resize():
             _expect(-1 <= step.a <= 0, f"a is {step.a}, not in -1..0")
         case steps.Slice():
@@ -252,7 +256,8 @@ def _check_vectors_against(step: Step, shapes: dict[str, tuple[int, int, int]], 
         case steps.PReLU():
             lengths = [program.tensors[step.slopes].size]
         case steps.Affine():
-            lengths = [len(value) for value in (step.scale, step.shift) if isinstance(value, tuple)]
+            many = (program.numbers(value) for value in (step.scale, step.shift))
+            lengths = [numbers.size for numbers in many if numbers.ndim]
         case _:
             return
     channels = shapes[step.x][2]

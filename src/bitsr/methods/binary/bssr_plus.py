@@ -21,7 +21,6 @@ from bitsr.methods.binary.bssr import BSQ, BSSRLinear, BSSRMasks
 from bitsr.methods.binary.config import BSSRPlus
 from bitsr.methods.binary.sign_start import fit_signs, latent_weight, lloyd_thresholds
 from bitsr.methods.ptq.svdquant import low_rank, second_moment_root
-from bitsr.parts.binary_layers import matched
 from bitsr.parts.branches import Diagonal, LowRank
 
 
@@ -89,7 +88,7 @@ def fit_branch(branch: nn.Module, x: Tensor, target: Tensor) -> None:
     """By least squares, of centred values: the bias takes the means."""
     x, y = x - x.mean(0), target - target.mean(0)
     if isinstance(branch, Diagonal):
-        passed = matched(x, y.shape[1], -1)
+        passed = branch.passed(x)
         branch.factor.copy_((passed * y).sum(0) / passed.square().sum(0).clamp_min(1e-12))
     elif isinstance(branch, LowRank):
         root = second_moment_root(x)
