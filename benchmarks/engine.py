@@ -2,7 +2,8 @@
 
 python benchmarks/engine.py --model imdn_x4=IMDN_x4.pth      # beside the bundled SwinIR-light and RFDN; a quiet machine
 
-Each checkpoint is first packed as `bitsr compress --bits 8` does it; checkpoint and packed file are timed in one run.
+Each checkpoint is first packed as `bitsr compress --bits 8` does it; checkpoint and packed file are timed in one run,
+with --also further packed files of that network, a model of signs for instance.
 """
 
 from __future__ import annotations
@@ -33,9 +34,8 @@ def bitsr(*words: str) -> str:
     return done.stdout
 
 
-def rows(name: str, files_of_model: list[str], content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lines of the table from the command's JSON; paths of this machine stay out of it."""
-    kinds = dict(zip(files_of_model, ("fp32", "W8A8"), strict=True))
+def rows(name: str, kinds: dict[str, str], content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Lines of the table from the command's JSON; of this machine's paths only their ``kinds``."""
     where = {key: content["machine"][key] for key in ("cpu", "isa")}
     return [{**row, **where, "model": name, "file": kinds[row["model"]]} for row in content["results"]]
 
@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="*", default=[], metavar="NAME=CHECKPOINT")
     parser.add_argument("--only", nargs="*", help="names of the models to measure")
+    parser.add_argument("--also", nargs="*", default=[], metavar="KIND=FILE", help="packed files, with one --only")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", default="128x128")
     parser.add_argument("--rounds", default="15")
@@ -58,12 +59,14 @@ def main() -> None:
                 continue
             packed = f"{folder}/{name}.bitsr"
             bitsr("compress", checkpoint, "-o", packed, "--bits", "8")
+            kinds = {checkpoint: "fp32", packed: "W8A8"}
+            kinds |= {file: kind for kind, _, file in (word.rpartition("=") for word in options.also)}
             for threads in options.threads:
                 words = ("--size", options.size, "--threads", str(threads), "--rounds", options.rounds, "--json")
-                content = json.loads(bitsr("bench", checkpoint, packed, *words))
+                content = json.loads(bitsr("bench", *kinds, *words))
                 for entry in content["skipped"]:
                     print(f"{name}: skipped {entry['backend']}: {entry['reason']}", flush=True)
-                for row in rows(name, [checkpoint, packed], content):
+                for row in rows(name, kinds, content):
                     table.add(**row)
                     print(name, row["backend"], row["file"], f"{threads} threads: {row['median_ms']:.1f} ms,",
                           f"{row['ratio_vs_best_peer']} x best peer", flush=True)  # fmt: skip
