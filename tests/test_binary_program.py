@@ -117,6 +117,22 @@ def test_frozen_scales_of_tokens_give_the_same_bits(masks: Masks | None) -> None
         assert torch.equal(freeze_layer(layer)(x), layer(x))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_products_of_windows_are_scaled_by_their_mean(stride: int) -> None:
+    """XNOR-Net, eq. 11: (sign(x) * sign(W)) . K alpha, K the box filter of mean |x|."""
+    torch.manual_seed(0)
+    source = nn.Conv2d(8, 6, 3, stride, 1)
+    layer = baseline_layer(source, Binary(binarizer="xnor")).eval()
+    x = torch.randn(2, 8, 9, 7)
+    columns = nn.functional.unfold(x, 3, padding=1, stride=stride)  # images x inputs x windows
+    filters = source.weight.flatten(1)
+    product = filters.sign() * filters.abs().mean(1, keepdim=True) @ columns.sign()
+    expected = product * columns.abs().mean(1, keepdim=True) + source.bias[:, None]
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x).flatten(2), expected)
+        assert torch.equal(freeze_layer(layer)(x), layer(x))
+
+
 def test_inputs_of_zero_and_one_become_signs() -> None:
     torch.manual_seed(0)
     layer = BinaryLinear(nn.Linear(8, 4), UnitActivation(8, -1), DoReFaWeight(), Masks(2, 4)).eval()
@@ -132,7 +148,7 @@ def test_what_is_no_sign_is_not_frozen() -> None:
     for layer in (staged, bssr_linear(add_mean=True)):
         with pytest.raises(ConfigError):
             freeze_layer(layer)
-    with pytest.raises(ConfigError, match="with linears, not with convolutions"):
+    with pytest.raises(ConfigError, match="those of windows"):
         freeze_layer(BinaryConv2d(nn.Conv2d(4, 4, 3), XNORActivation(4, 1), XNORWeight()))
     with pytest.raises(ConfigError, match="padded"):
         freeze_layer(BinaryConv2d(nn.Conv2d(4, 4, 3, padding=1), UnitActivation(4, 1), DoReFaWeight()))

@@ -130,7 +130,7 @@ def test_a_packed_swinir_light_is_as_small_as_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["edsr", "imdn", "rfdn", "msrresnet x4"])
-@pytest.mark.parametrize("binarizer", ["dorefa", "reste", "biper", "bhvit", "bireal", "reactnet", "bbcu"])
+@pytest.mark.parametrize("binarizer", ["dorefa", "reste", "biper", "bhvit", "xnor", "bireal", "reactnet", "bbcu"])
 def test_convolutions_of_signs_are_trained_packed_and_run(network: str, binarizer: Any) -> None:
     model = make(network)
     method = SignTraining(Binary(binarizer=binarizer, convolutions=True))
@@ -157,8 +157,8 @@ def test_convolutions_of_signs_may_be_left_out_by_name() -> None:
     assert len(list(binary_layers(every))) > len(list(binary_layers(some))) > 0
     with pytest.raises(ConfigError, match="convolutions: true"):
         SignTraining(Binary()).prepare(model)
-    with pytest.raises(ConfigError, match="a scale per output"):
-        Binary(binarizer="xnor", convolutions=True)
+    with pytest.raises(ConfigError, match="binarizers of signs"):
+        Binary(binarizer="none", convolutions=True)
 
 
 @pytest.mark.parametrize("config", [BSSR(), *(Binary(binarizer=name, mask="srste") for name in BINARIZERS)])  # type: ignore[arg-type]

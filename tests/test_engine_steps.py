@@ -34,6 +34,7 @@ ONE_MAP = {
     **{name: steps.Activation(**X, function=name) for name in ACTIVATIONS},  # type: ignore[arg-type]
     "leaky_relu": steps.Activation(**X, function="leaky_relu", slope=0.2),
     "leaky_relu beyond 1": steps.Activation(**X, function="leaky_relu", slope=1.5),
+    "absolute values": steps.Activation(**X, function="leaky_relu", slope=-1.0),
     "affine": steps.Affine(**X, scale=3.0, shift=-0.5),
     "affine per channel": steps.Affine(**X, scale=tuple(map(float, range(9))), shift=1.0),
     "slice": steps.Slice(**X, start=2, stop=7),

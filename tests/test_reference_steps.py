@@ -21,6 +21,7 @@ ONE_MAP = {
     "relu": (steps.Activation(**X, function="relu"), F.relu),
     "leaky_relu": (steps.Activation(**X, function="leaky_relu", slope=0.2), lambda x: F.leaky_relu(x, 0.2)),
     "leaky_relu beyond 1": (steps.Activation(**X, function="leaky_relu", slope=1.5), lambda x: F.leaky_relu(x, 1.5)),
+    "absolute values": (steps.Activation(**X, function="leaky_relu", slope=-1.0), torch.abs),
     "gelu": (steps.Activation(**X, function="gelu"), F.gelu),
     "sigmoid": (steps.Activation(**X, function="sigmoid"), torch.sigmoid),
     "tanh": (steps.Activation(**X, function="tanh"), torch.tanh),

@@ -10,12 +10,16 @@ from bitsr.lowering.builder import Builder
 from bitsr.lowering.registry import register_lowering
 from bitsr.parts.binarizers import RPReLU
 from bitsr.parts.branches import Diagonal, LowRank
-from bitsr.parts.frozen_binary import FrozenBinary
+from bitsr.parts.frozen_binary import FrozenBinary, FrozenBinaryConv2d
 from bitsr.parts.pointwise import PointwiseLinear
 
 
 def lower_binary(module: FrozenBinary, builder: Builder, x: str) -> str:
     y = builder.binary(x, module)
+    if isinstance(module, FrozenBinaryConv2d) and module.window_scale:
+        y = builder.mul(y, builder.window_mean(x, module))
+        if module.bias is not None:
+            y = builder.scale_and_shift(y, f"{builder.name_of(module)}.after", shift=module.bias)
     for branch in module.branches:
         y = builder.add(y, builder.apply(x, branch))
     if module.shortcut == "before":

@@ -89,14 +89,25 @@ class Builder:
                 keep=module.keep, block=module.block,
             ),
             "threshold": self.tensor(f"{name}.threshold", module.threshold),
-            "bias": None if module.bias is None else self.tensor(f"{name}.bias", module.bias),
         }  # fmt: skip
+        if module.bias is not None and not getattr(module, "window_scale", False):  # there it comes after the scale
+            fields["bias"] = self.tensor(f"{name}.bias", module.bias)
         if not isinstance(module, FrozenBinaryConv2d):
             return self._emit(steps.BinaryLinear, name, x=x, token_scale=module.token_scale, **fields)
         if _square(name, "dilation", module.dilation) != 1:
             raise UnsupportedLayer(f"{name}: a convolution with dilation {module.dilation} cannot be packed")
         stride, padding = _square(name, "stride", module.stride), _square(name, "padding", _padding(name, module))
         return self._emit(steps.BinaryConv2d, name, x=x, stride=stride, padding=padding, **fields)
+
+    def window_mean(self, x: str, module: FrozenBinaryConv2d) -> str:
+        """The mean |x| of all channels and pixels that each output of the convolution sees, as a map of one channel."""
+        name, (height, width) = self.name_of(module), module.kernel_size
+        inputs = sum(module.groups)
+        mean = np.full((1, height, width, inputs), 1 / (height * width * inputs))
+        weight = self.tensor(f"mean.{height}.{width}.{inputs}", mean, exact=True)
+        stride, padding = _square(name, "stride", module.stride), _square(name, "padding", _padding(name, module))
+        sizes = self.activation(x, "leaky_relu", -1.0)
+        return self._emit(steps.Conv2d, f"{name}.mean", x=sizes, weight=weight, stride=stride, padding=padding)
 
     def layer_norm(self, x: str, module: nn.LayerNorm) -> str:
         name = self.name_of(module)

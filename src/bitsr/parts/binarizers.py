@@ -91,6 +91,7 @@ class ActivationBinarizer(nn.Module):
 
     levels = (-1.0, 1.0)  # what an input below and one above its threshold become
     token_scale = False  # whether the signs are multiplied by the mean |x| of their pixel
+    window_scale = False  # whether a convolution multiplies its product by the mean |x| of all pixels that it sees
 
     def __init__(
         self, channels: int, axis: int, surrogate: Surrogate = clip, *, shift: bool = False,

@@ -62,19 +62,19 @@ class BinaryLayer(nn.Module):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
-    def signed_product(self, signs: Tensor) -> Tensor:
-        """The product with the bias; some masks compute the gradient of the input with another weight."""
+    def signed_product(self, signs: Tensor, bias: Tensor | None) -> Tensor:
+        """Some masks compute the gradient of the input with another weight."""
         weight, mask = self.masked()
         other = None
         if self.masks is not None and mask is not None and torch.is_grad_enabled():
             other = self.masks.backward_weight(self.weight, mask, weight)
         if other is None:
-            return self.product(signs, weight, self.bias)
+            return self.product(signs, weight, bias)
         passing = self.product(signs, other.detach(), None)
-        return self.product(signs.detach(), weight, self.bias) + (passing - passing.detach())
+        return self.product(signs.detach(), weight, bias) + (passing - passing.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        return surrounded(x, self.signed_product(self.activation(x)), self)
+        return surrounded(x, self.signed_product(self.activation(x), self.bias), self)
 
     def on_step(self, step: int, steps: int) -> None:
         """Before the forward pass of each training step."""
@@ -108,10 +108,19 @@ class BinaryConv2d(BinaryLayer):
         if source.padding_mode != "zeros" or isinstance(source.padding, str) or source.groups != 1:
             raise ValueError("only convolutions of one group with zero padding given as a number are binarized")
         super().__init__(source, activation, binarizer, masks, rprelu=rprelu, shortcut=shortcut)
-        self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
+        self.kernel_size, self.stride = source.kernel_size, source.stride
+        self.padding, self.dilation = source.padding, source.dilation
+        if activation.window_scale and set(self.dilation) != {1}:
+            raise ValueError("windows of a dilated convolution have no mean")
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.activation.window_scale:
+            return super().forward(x)
+        y = self.signed_product(self.activation(x), None)
+        return surrounded(x, windows_scaled(y, x, self), self)
 
 
 def surrounded(x: Tensor, y: Tensor, layer: Any) -> Tensor:
@@ -123,6 +132,14 @@ def surrounded(x: Tensor, y: Tensor, layer: Any) -> Tensor:
         y = y + passed
     y = y if layer.rprelu is None else layer.rprelu(y)
     return y + passed if layer.shortcut == "after" else y
+
+
+def windows_scaled(y: Tensor, x: Tensor, layer: Any) -> Tensor:
+    """The product ``y`` of a convolution times the mean |x| of the pixels that each output sees, with the bias; beyond
+    the border |x| is 0."""
+    sizes = x.detach().abs().mean(1, keepdim=True)
+    y = y * F.avg_pool2d(sizes, layer.kernel_size, layer.stride, layer.padding)
+    return y if layer.bias is None else y + layer.bias.view(1, -1, 1, 1)
 
 
 def matched(x: Tensor, channels: int, axis: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitsr.errors import ConfigError
-from bitsr.parts.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear, surrounded
+from bitsr.parts.binary_layers import BinaryConv2d, BinaryLayer, BinaryLinear, surrounded, windows_scaled
 from bitsr.program.binary import decode, encode
 
 
@@ -63,10 +63,15 @@ class FrozenBinary(nn.Module):
         return x.abs().mean(self.channel_axis, keepdim=True) * signs if self.token_scale else signs
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Of signs, with the bias where nothing is to be done before it is added."""
         raise NotImplementedError
 
+    def scaled(self, y: Tensor, x: Tensor) -> Tensor:
+        """The product as the input wants it."""
+        return y
+
     def forward(self, x: Tensor) -> Tensor:
-        return surrounded(x, self.product(self.signs(x), self.effective_weight()), self)
+        return surrounded(x, self.scaled(self.product(self.signs(x), self.effective_weight()), x), self)
 
     def extra_repr(self) -> str:
         return f"{self.keep}:{self.block}, {len(self.groups)} scales for {sum(self.groups)} inputs"
@@ -85,14 +90,19 @@ class FrozenBinaryConv2d(FrozenBinary):
     def __init__(self, source: BinaryConv2d) -> None:
         super().__init__(source)
         if self.token_scale:
-            raise ConfigError("scales per pixel (XNOR-Net) are packed with linears, not with convolutions")
-        self.kernel_size = source.weight.shape[2:]
+            raise ConfigError("scales of single pixels are packed with linears; convolutions take those of windows")
+        self.window_scale = source.activation.window_scale
+        self.kernel_size = source.kernel_size
         self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
         if source.activation.levels[0] == 0 and any(side != 0 for side in _pair(source.padding)):
             raise ConfigError("inputs of {0, 1} cannot be padded with zeros as signs; use dorefa's 'sign'")
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation)
+        bias = None if self.window_scale else self.bias
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
+
+    def scaled(self, y: Tensor, x: Tensor) -> Tensor:
+        return windows_scaled(y, x, self) if self.window_scale else y
 
 
 def freeze_layer(layer: BinaryLayer) -> FrozenBinary:

@@ -150,10 +150,8 @@ class Binary:
             raise ConfigError("tmask keeps 2 of 4")
         if self.full_block and self.binarizer == "none":
             raise ConfigError("full_block is what surrounds binary layers: choose a binarizer")
-        if self.convolutions and (self.binarizer in ("none", "xnor") or self.unit_inputs):
-            raise ConfigError(
-                "convolutions take binarizers of signs with a scale per output: not none, xnor, unit_inputs"
-            )
+        if self.convolutions and (self.binarizer == "none" or self.unit_inputs):
+            raise ConfigError("convolutions take binarizers of signs: not none, unit_inputs")
         if self.unit_inputs and self.binarizer != "dorefa":
             raise ConfigError("unit_inputs is an option of dorefa")
 

@@ -17,7 +17,7 @@ from bitsr.methods.binary.config import BSSR, Binary
 from bitsr.methods.binary.dorefa import DoReFaWeight, SignActivation, UnitActivation
 from bitsr.methods.binary.reactnet import ReActNetWeight, RSign
 from bitsr.methods.binary.reste import ReSTEActivation, ReSTEWeight
-from bitsr.methods.binary.xnor import XNORActivation, XNORWeight
+from bitsr.methods.binary.xnor import XNORActivation, XNORWeight, XNORWindows
 from bitsr.methods.masks.asp import ASP
 from bitsr.methods.masks.bimask import BiMask
 from bitsr.methods.masks.drc import halve_channels
@@ -175,7 +175,7 @@ def _binarizers(
         "reste": (ReSTEActivation, ReSTEWeight),
         "biper": (BiPerActivation, lambda: BiPerWeight(source.weight, kept)),
         "bhvit": (BHViTActivation, BHViTWeight),
-        "xnor": (XNORActivation, XNORWeight),
+        "xnor": (XNORActivation if isinstance(source, nn.Linear) else XNORWindows, XNORWeight),
         "bireal": (BiRealActivation, BiRealWeight),
         "reactnet": (RSign, ReActNetWeight),
         "bbcu": (RSign, ReActNetWeight),

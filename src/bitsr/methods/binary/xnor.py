@@ -1,8 +1,8 @@
 """XNOR-Net: a scale per filter, and one per position of the input.
 
 Rastegari et al., "XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks", ECCV 2016.  The scale
-of a position is mean |x| over its channels, without gradient; the paper's box filter over the window of a convolution
-is left out, as in later code.
+of a position is mean |x| over its channels, without gradient.  With convolutions it is that of their whole window (the
+paper's box filter, eq. 11), so that it multiplies a product of signs; later code multiplies the signs of each pixel.
 """
 
 from __future__ import annotations
@@ -18,6 +18,15 @@ class XNORWeight(WeightBinarizer):
 
     def __init__(self) -> None:
         super().__init__(clip, scaled_gradient=False)
+
+
+class XNORWindows(ActivationBinarizer):
+    """sign(x); the product of a window is to be multiplied by its mean |x|."""
+
+    window_scale = True
+
+    def __init__(self, channels: int, axis: int) -> None:
+        super().__init__(channels, axis, clip)
 
 
 class XNORActivation(ActivationBinarizer):
