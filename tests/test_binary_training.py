@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,10 @@ def test_what_is_left_beside_signs_takes_8_bits(method: Mapping[str, Any], tmp_p
     a, b = (bitsr.open(r.weights)(x) for r in (whole, small))
     assert 0 < np.abs(a - b).mean() < 0.05
     assert read_program(small.weights).meta["compression"]["rest_bits"] == 8
+    run = whole.weights.parent
+    recipe = replace(load_recipe(run / "recipe.yaml"), rest_bits=8)
+    again = train(recipe, [run.parent / "photos"], run, resume=True)
+    assert again.weights == whole.weights and again.weights.read_bytes() == small.weights.read_bytes()
 
 
 @pytest.mark.parametrize("options", [{"add_mean": True}, {"tiling": "flat", "group": 8}])

@@ -13,8 +13,8 @@ from bitsr.errors import CheckpointError, ConfigError
 from bitsr.training.recipe import Recipe
 
 NAME = "checkpoint.pt"
-# may change between two parts of one run
-FREE = ("checkpoint_every", "validate_every", "validation_pictures")
+# may change between two parts of one run: no step depends on them
+FREE = ("checkpoint_every", "validate_every", "validation_pictures", "rest_bits")
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
