@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True, help="NAME=CHECKPOINT")
     parser.add_argument("--methods", nargs="+", default=["minmax", "percentile", "dobi", "harmoq"])
     parser.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3, 2])
+    parser.add_argument("--a-bits", type=int, help="of activations, where they are not those of --bits")
     parser.add_argument("--data", nargs="+", type=Benchmark.parse, required=True, help="PATH or PATH:N")
     parser.add_argument("--calib", type=Path, required=True, help="folder of training pictures (HR)")
     parser.add_argument("--crops", type=int, default=128, help="of 64x64 LR pixels; bounds see the first 32")
@@ -86,7 +87,8 @@ def main() -> None:
                           bytes=fp32_bytes, fp32_bytes=fp32_bytes)  # fmt: skip
         for bits in options.bits:
             for method in options.methods:
-                row = {"model": name, "method": method, "w_bits": bits, "scope": options.scope, "seed": options.seed,
+                row = {"model": name, "method": method, "w_bits": bits, "a_bits": options.a_bits or bits,
+                       "scope": options.scope, "seed": options.seed,
                        "options": " ".join([f"crops={options.crops}", *options.set])}  # fmt: skip
                 todo = [f for f in options.data if table.find(**row, dataset=f.name) is None]
                 if todo:
@@ -114,8 +116,9 @@ def measure(
     options: argparse.Namespace, fp32_bytes: int,
 ) -> None:  # fmt: skip
     """Compress once, pack, and evaluate on every folder."""
-    bits = int(str(row["w_bits"]))
-    words = "_".join([f"w{bits}", f"s{options.seed}", *str(row["options"]).split()])
+    bits, a_bits = int(str(row["w_bits"])), int(str(row["a_bits"]))
+    name = f"w{bits}" if a_bits == bits else f"w{bits}a{a_bits}"
+    words = "_".join([name, f"s{options.seed}", *str(row["options"]).split()])
     path = options.packed / f"{row['model']}_{row['method']}_{words}.bitsr"
     before = table.find(**row, evaluated="native")
     if options.packed_only and before and path.exists() and before["bytes"] == str(os.stat(path).st_size):
@@ -124,7 +127,7 @@ def measure(
         peak = before["compress_peak_mib"]
     else:
         overrides = dict(word.split("=") for word in options.set)
-        config = config_for(str(row["method"]), bits, bits, options.scope, overrides)
+        config = config_for(str(row["method"]), bits, a_bits, options.scope, overrides)
         images = bitsr.calibration_crops(options.calib, options.scale, options.crops, 64, options.seed)
         forget_peak()
         start, cpu = time.perf_counter(), time.process_time()
@@ -141,7 +144,7 @@ def measure(
         check = ""
         if options.file_check and number == 0 and size is not None:
             check = f"{bitsr.evaluate(bitsr.open(path), folder.folder, options.scale, limit=folder.limit).psnr_y:.4f}"
-        table.add(**row, a_bits=bits, dataset=folder.name, images=result.images, psnr_y=f"{result.psnr_y:.4f}",
+        table.add(**row, dataset=folder.name, images=result.images, psnr_y=f"{result.psnr_y:.4f}",
                   ssim_y=f"{result.ssim_y:.4f}", fp_psnr_y=f"{fp:.4f}", gap=f"{result.psnr_y - fp:.4f}",
                   bytes="" if size is None else size, fp32_bytes=fp32_bytes, compress_seconds=f"{seconds:.1f}",
                   threads=torch.get_num_threads(), file_psnr_y=check,
