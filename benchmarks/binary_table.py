@@ -45,8 +45,10 @@ GRADIENTS_OF_BSSR = {"activation_surrogate": "tanh", "rho": 0.002}
 ROWS: dict[str, dict[str, Any]] = {
     "BSSR": bssr(),
     "BSSR+": plus(1.0),
+    "BSSR+ without distillation": plus(),
     **{f"{b} + {m}": binary(BINARIZERS[b], MASKS[m]) for m in MASKS for b in BINARIZERS},
     "BiPer + DRC": binary("biper", "drc"),
+    "BiPer + SR-STE, distilled": {**binary("biper", "srste"), "distill": {"output": 1.0}},
     "full precision": {},
     "2:4 in floating point": binary("none", "srste"),
     "BSSR, no mask": bssr(keep=4),
@@ -65,6 +67,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "BSSR, kappa 2": bssr(kappa=2),
     "BSSR, kappa 4": bssr(kappa=4),
     "BSSR, rho 0": bssr(rho=0.0),
+    "BSSR, rho decoupled": bssr(decay_mode="decoupled"),
+    "BSSR, inputs as Bi-Real's": bssr(activation_surrogate="bireal"),
     # what motivates the paper, and our other readings
     "BSSR, binarized first": bssr(order="binarize"),
     "BHViT, mask of the start": binary("bhvit", "asp"),

@@ -178,13 +178,13 @@ def test_learned_scales_get_the_gradient_of_what_is_kept() -> None:
     x, upstream = torch.randn(7, 40).double(), torch.randn(7, 6).double()
     layer(x).backward(upstream)
     binarizer = layer.binarizer
-    assert isinstance(binarizer, LearnedScales) and binarizer.gain.grad is not None
+    assert isinstance(binarizer, LearnedScales) and binarizer.learned.grad is not None
     with torch.no_grad():
-        binarizer.gain[2, 1] += 1e-6
+        binarizer.learned[2, 1] += 1e-6
         up = (layer(x) * upstream).sum()
-        binarizer.gain[2, 1] -= 2e-6
+        binarizer.learned[2, 1] -= 2e-6
         down = (layer(x) * upstream).sum()
-    assert binarizer.gain.grad[2, 1].item() == pytest.approx(((up - down) / 2e-6).item(), rel=1e-6)
+    assert binarizer.learned.grad[2, 1].item() == pytest.approx(((up - down) / 2e-6).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("masked_gradient", [True, False])

@@ -25,25 +25,21 @@ from bitsr.parts.branches import Diagonal, LowRank
 
 
 class LearnedScales(BSQ):
-    """mask * s_k * sign(W), each s_k a parameter; as a gain on its start, so that one learning rate suits all."""
-
-    start_scale: Tensor
+    """mask * s_k * sign(W), each s_k a parameter, which learns at the rate of the weights that it stands for."""
 
     def __init__(self, weight: Tensor, config: BSSRPlus, kappa: nn.Parameter | None = None) -> None:
         rows, width = weight.shape
         super().__init__(rows, width, config, kappa)
         kept = BSSRMasks(config).mask(weight)
         firsts = torch.tensor((0, *self.groups[:-1])).cumsum(0)  # type: ignore[index]
-        scale = self.scales.mean(weight.detach().abs(), kept)[:, firsts]
-        self.register_buffer("start_scale", scale)
-        self.gain = nn.Parameter(torch.ones_like(scale))
+        self.learned = nn.Parameter(self.scales.mean(weight.detach().abs(), kept)[:, firsts])
 
     def group_mean(self, weight: Tensor, kept: Tensor) -> Tensor:
         return torch.zeros_like(weight)
 
     def group_scale(self, weight: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
         sizes = torch.tensor(self.groups, device=weight.device)
-        scale = (self.start_scale * self.gain.abs()).repeat_interleave(sizes, 1)
+        scale = self.learned.abs().repeat_interleave(sizes, 1)
         return torch.where(kept, scale, scale.detach())
 
 
@@ -79,7 +75,7 @@ class BSSRPlusLinear(BSSRLinear):
         activation.shift.copy_(-lloyd_thresholds(x) * activation.gain)
         fitted = fit_signs(activation(x), rest, binarizer.groups, self.masks.keep, self.masks.block)
         self.weight.copy_(latent_weight(fitted, binarizer.groups))
-        binarizer.start_scale.copy_(fitted.scale)
+        binarizer.learned.copy_(fitted.scale)
         if self.bias is not None:
             self.bias.copy_(fitted.bias)
 
