@@ -188,7 +188,9 @@ def setting_of(line: Line) -> str:
     """Options and budget where they differ from the usual: recipes (JSON) are told by the method's name."""
     options, steps = line.get("options", ""), line.get("steps", "")
     words = ["" if options.startswith("{") else options, "scope paper" if line.get("scope") == "paper" else ""]
-    words.append(f"{steps} steps" if steps else "")
+    rate = f" at {line['lr']}" if line.get("lr") else ""
+    words.append(f"{steps} steps{rate}" if steps else "")
+    words.append("rest at 8 bits" if options.startswith("{") and json.loads(options).get("rest_bits") == 8 else "")
     return ", ".join(word for word in words if word)
 
 
