@@ -23,6 +23,7 @@ from bitsr.format import (
     to_bytes,
     write_program,
 )
+from bitsr.format.layout import READABLE
 from bitsr.program.reference import run
 from bitsr.program.steps import WindowAttention
 from packed_files import (
@@ -155,6 +156,13 @@ def test_headers_that_lie(name: str) -> None:
     change, error, message = HEADERS[name]
     with pytest.raises(error, match=message):
         read_bytes(with_header(change))
+
+
+@pytest.mark.parametrize("version", READABLE)
+def test_older_versions_are_read(version: int) -> None:
+    """Of those up to 4 the tuple in this program's `Affine` is a part."""
+    data = with_header(lambda h: h["__metadata__"].update(version=str(version)))
+    assert same(read_bytes(data), PROGRAM)
 
 
 @pytest.mark.parametrize("text", [b"{", b'{"a":1,"a":2}', b"{" + b"[" * 9000, b'{"a":\xff}', b'{"a":NaN}', b"{}x"])

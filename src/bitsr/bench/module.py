@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from bitsr.bench.case import Case, network_pictures
 from bitsr.errors import BitsrError, ConfigError
 from bitsr.format import is_packed
+from bitsr.program.dataflow import tensors_of
 from bitsr.program.program import Program
 from bitsr.program.reference import run
+from bitsr.program.steps import Affine
 
 PROBE = 24  # side of the picture on which module and program must agree
 
@@ -40,9 +42,13 @@ def module_of(case: Case) -> Any:
 
 
 def state_of(twin: Program) -> dict[str, NDArray[np.float32]]:
-    """The state dict behind a floating-point program, whose tensors are named after layers."""
+    """The state dict behind a floating-point program, whose tensors are named after layers, but for those of `Affine`:
+    networks that can be loaded make them, of a picture's mean for instance."""
+    made = {name for step in twin.steps if isinstance(step, Affine) for name in tensors_of(step)}
     state = {}
     for name, value in twin.tensors.items():
+        if name in made:
+            continue
         key = name.replace(".bias_table", ".relative_position_bias_table")
         state[key] = np.ascontiguousarray(np.moveaxis(value, -1, 1) if value.ndim == 4 else value)
     return state
