@@ -17,12 +17,14 @@ from typing import Any
 from engine import bitsr
 from rows import Table
 
+from bitsr.program.binary_cost import BITS_PER_FLOP
+from bitsr.program.counting import FLOAT_BITS
+
 COLUMNS = (
     "model", "method", "bytes", "sign_bytes", "sign_products", "sign_operations", "operations", "threads", "size",
     "median_ms", "speed_vs_first",
 )  # fmt: skip
-PRODUCTS_PER_OPERATION = 64  # of signs
-FLOAT_PRODUCT = 32 * 32  # what `bitsr info` counts for one in floating point
+FLOAT_PRODUCT = FLOAT_BITS**2  # what `bitsr info` counts for one in floating point
 
 
 def counted(file: str) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def counted(file: str) -> dict[str, Any]:
     products = sum(layer["macs"] for layer in signs)
     scales = (sum(layer["bit_ops"] for layer in signs) - products) / FLOAT_PRODUCT
     rest = sum(layer["bit_ops"] for layer in content["layers"] if layer not in signs) / FLOAT_PRODUCT
-    operations = products / PRODUCTS_PER_OPERATION + scales
+    operations = products / BITS_PER_FLOP + scales
     return {
         "bytes": content["file_bytes"], "sign_bytes": sum(layer["bytes"] for layer in signs),
         "sign_products": round(products), "sign_operations": round(operations), "operations": round(operations + rest),

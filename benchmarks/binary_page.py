@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from results_page import ROOT, SETS
+from results_page import ROOT, SETS, fill
 from rows import Table
 
 KIND = {"model": "swinir_2x2_x4", "steps": "5000", "batch": "4", "crop": "16"}
@@ -55,14 +53,5 @@ def lines() -> list[str]:
     return [HEADER, "|---" * (HEADER.count("|") - 1) + "|", *(f"| {line} |" for line in body)]
 
 
-def main() -> None:
-    page = ROOT / "docs/binary.md"
-    table = re.compile(rf"^{re.escape(HEADER)}\n.*?\n\n", re.DOTALL | re.MULTILINE)
-    text, count = table.subn(lambda _: "\n".join(lines()) + "\n\n", page.read_text(encoding="utf-8"), count=1)
-    if not count:
-        raise SystemExit(f"{page}: there is no table that begins with {HEADER}")
-    page.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    fill(ROOT / "docs/binary.md", HEADER, lines())

@@ -111,17 +111,19 @@ def gaps(rows: Rows, method: str, model: str, bits: int) -> str:
     return " / ".join(f"{float(row['gap']):.2f}" for row in same) + mark(measured[0])
 
 
+def fill(page: Path, start: str, lines: list[str]) -> None:
+    """Put ``lines`` in the place of the page's table that begins with ``start``."""
+    table = re.compile(rf"^{re.escape(start)}.*?\n\n", re.DOTALL | re.MULTILINE)
+    text, count = table.subn(lambda _: "\n".join(lines) + "\n\n", page.read_text(encoding="utf-8"), count=1)
+    if not count:
+        raise SystemExit(f"{page}: there is no table that begins with {start}")
+    page.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     rows = Rows()
-    page = ROOT / "docs/results.md"
-    text = page.read_text(encoding="utf-8")
     for lines in (of_methods(rows), of_networks(rows)):
-        start = re.escape(lines[0][: lines[0].index("W8A8")])
-        table = re.compile(rf"^{start}.*?\n\n", re.DOTALL | re.MULTILINE)
-        text, count = table.subn(lambda _, lines=lines: "\n".join(lines) + "\n\n", text, count=1)
-        if not count:
-            raise SystemExit(f"{page}: there is no table that begins with {lines[0]}")
-    page.write_text(text, encoding="utf-8")
+        fill(ROOT / "docs/results.md", lines[0][: lines[0].index("W8A8")], lines)
 
 
 if __name__ == "__main__":

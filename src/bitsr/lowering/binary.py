@@ -37,12 +37,10 @@ def lower_rprelu(module: RPReLU, builder: Builder, x: str) -> str:
 
 def lower_diagonal(module: Diagonal, builder: Builder, x: str) -> str:
     outputs, factor = len(module.factor), module.factor.detach()
-    if module.inputs < outputs:
-        x = builder.concat(*[x] * (outputs // module.inputs))
-    elif module.inputs > outputs:
-        parts = builder.split(x, *[outputs] * (module.inputs // outputs))
-        x, factor = reduce(builder.add, parts), factor / len(parts)
-    return builder.scale_and_shift(x, builder.name_of(module), factor)
+    if module.inputs <= outputs:
+        return builder.scale_and_shift(_matched(module.inputs, outputs, builder, x), builder.name_of(module), factor)
+    parts = builder.split(x, *[outputs] * (module.inputs // outputs))
+    return builder.scale_and_shift(reduce(builder.add, parts), builder.name_of(module), factor / len(parts))
 
 
 def lower_pointwise(module: PointwiseLinear, builder: Builder, x: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bitsr.parts.binary_layers import matched
+
 
 class Diagonal(nn.Module):
     """A factor per output on the input, which is repeated to as many channels or cut into as many as there are outputs,
@@ -26,7 +28,7 @@ class Diagonal(nn.Module):
         """The input with as many channels as the output."""
         outputs = len(self.factor)
         if self.inputs <= outputs:
-            return torch.cat([x] * (outputs // self.inputs), -1)
+            return matched(x, outputs, -1)
         return x.unflatten(-1, (-1, outputs)).mean(-2)
 
     def forward(self, x: Tensor) -> Tensor:
