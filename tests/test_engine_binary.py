@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("bitsr._native", reason="the native engine was not built")
 
 from bitsr import _native as native  # noqa: E402
+from bitsr.engine.crossings import gelu_crossings  # noqa: E402
 from bitsr.engine.engine import Engine  # noqa: E402
 from bitsr.program import steps  # noqa: E402
 from bitsr.program.binary import decode, states  # noqa: E402
@@ -136,6 +138,40 @@ def test_steps_with_one_threshold_share_their_signs() -> None:
     compare(program, random_map(8, 8, 60))
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_signs_of_a_gelu_need_no_gelu(shared: bool) -> None:
+    """They are compared on both sides of its valley; where something else reads the GELU it is there as well."""
+    weight, tensors = tensors_of(60, (), "2:4", unit=True)
+    rng = np.random.default_rng(5)
+    tensors["t"] = rng.uniform(-0.2, 0.1, 60).astype(np.float32)
+    tensors["t"][:5] = 0, -0.16, -0.17, -1e-7, 40
+    made = [steps.Activation("a", "input", "gelu"), steps.BinaryLinear("y", "a", weight, "t", "b")]
+    if shared:
+        made[1:] = steps.BinaryLinear("l", "a", weight, "t", "b"), steps.Add("y", "a", "l")
+    program = program_of(60, *made, **tensors)
+    kinds = [op.kind for group in Engine(program).groups(8, 8) for op in group.ops]
+    assert kinds.count("activation") == shared and kinds.count("signs") == 1
+    x = random_map(16, 40, 60) * 4
+    x[0, :20] = gelu_crossings(tensors["t"])[0].clip(-50, 50)  # on the thresholds
+    x[0, 20:] = gelu_crossings(tensors["t"])[1].clip(-50, 50)
+    if shared:
+        compare(program, x)
+    else:
+        assert np.array_equal(run(program, x), Engine(program)(x))
+
+
+def test_where_gelu_crosses_thresholds() -> None:
+    thresholds = np.array([0.5, 40, 1e30, 0, -1e-6, -0.1, -0.17, -7], np.float32)
+    above, below = gelu_crossings(thresholds)
+    never = np.finfo(np.float32).min
+    assert list(above[1:3]) == [40, 1e30] and abs(above[3]) < 1e-30 and -5.6 < below[3] < -5.5  # GELU(-5.6) is -0
+    assert list(below[:3]) == [never] * 3 and list(above[6:]) == [never] * 2
+    for side in (above, below):
+        gelu = [x * math.erfc(-x / math.sqrt(2)) / 2 for x in side[4:6]]
+        assert np.allclose(gelu, thresholds[4:6], rtol=0, atol=1e-7)
+    assert all(below[4:6] < -0.752) and all(above[4:6] > -0.751)
+
+
 def test_signs_inside_windows() -> None:
     """qkv and proj of an attention run on its window's tile; qkv's inputs are moved into the window as signs."""
     weight, tensors = tensors_of(36, (), "small groups")
@@ -194,9 +230,11 @@ def test_plans_that_contradict_themselves_are_refused() -> None:
     filled = plan.map(8, 8, 8, "bits", 1, 1, 4 * 4096)
     plan.rows(8, 8)
     for refused in (
-        lambda: plan.signs(x, bits, np.ones(7, np.float32)),
-        lambda: plan.signs(x, bits, np.full(8, np.inf, np.float32)),
-        lambda: plan.signs(bits, x, np.ones(8, np.float32)),
+        lambda: plan.signs(x, bits, np.ones(7, np.float32), None),
+        lambda: plan.signs(x, bits, np.ones(8, np.float32), np.ones(7, np.float32)),
+        lambda: plan.signs(x, bits, np.ones(8, np.float32), np.full(8, np.nan, np.float32)),
+        lambda: plan.signs(x, bits, np.full(8, np.inf, np.float32), None),
+        lambda: plan.signs(bits, x, np.ones(8, np.float32), None),
         lambda: plan.binary(x, y, matrix),
         lambda: plan.binary(bits, x, matrix),
         lambda: plan.binary_conv2d(bits, y, matrix, 3, 3, 1, 1),

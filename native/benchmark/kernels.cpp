@@ -116,7 +116,8 @@ class Benchmark {
         run("add", [&] { kernels_.add(x, other, to, channels, kWidth); });
         run("quantize", [&] { kernels_.quantize(x, to, channels, kWidth, quantizer, nullptr); });
         run("round", [&] { kernels_.round(x, to, channels, kWidth, quantizer); });
-        run("signs", [&] { kernels_.signs(x, to, channels, kWidth, numbers.data()); });
+        run("signs", [&] { kernels_.signs(x, to, channels, kWidth, numbers.data(), nullptr); });
+        run("signs of gelu", [&] { kernels_.signs(x, to, channels, kWidth, numbers.data(), numbers.data()); });
         run("to_bf16", [&] { kernels_.to_bf16(x, to, channels, kWidth); });
     }
 

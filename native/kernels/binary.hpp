@@ -123,15 +123,23 @@ BITSR_INLINE U with_bit(U word, U bit, F a, F b) {
 #endif
 }
 
-inline void signs(Planes x, Planes bits, int channels, int width, const float* thresholds) {
+template <bool valley>
+void signs_of(Planes x, Planes bits, int channels, int width, const float* thresholds, const float* below) {
     for (int first = 0; first < channels; first += 32) {
         const int count = channels - first < 32 ? channels - first : 32;
         for (int i = 0; i < width; i += L) {
             U word = {};
-            for (int c = 0; c < count; ++c)
-                word = with_bit(word, splat(Word{1} << c), load<F>(x.floats(first + c) + i),
-                                splat(thresholds[first + c]));
+            for (int c = 0; c < count; ++c) {
+                const F here = load<F>(x.floats(first + c) + i);
+                const U bit = splat(Word{1} << c);
+                word = with_bit(word, bit, here, splat(thresholds[first + c]));
+                if (valley) word = with_bit(word, bit, splat(below[first + c]), here);
+            }
             store(bits.words(first / 32) + i, word);
         }
     }
+}
+
+inline void signs(Planes x, Planes bits, int channels, int width, const float* thresholds, const float* below) {
+    (below ? signs_of<true> : signs_of<false>)(x, bits, channels, width, thresholds, below);
 }

@@ -125,8 +125,8 @@ struct Kernels {
     std::int64_t (*products)(Format, std::int64_t steps);
 
     void (*binary)(const Binary&);
-    // Bit c of a word: whether channel c (of its 32) reaches its threshold.
-    void (*signs)(Planes x, Planes bits, int channels, int width, const float* thresholds);
+    // Bit c of a word: whether channel c (of its 32) is at least its threshold or, unless `below` is null, at most that.
+    void (*signs)(Planes x, Planes bits, int channels, int width, const float* thresholds, const float* below);
     // As `products`, for `binary`.
     std::int64_t (*binary_products)(std::int64_t steps);
 

@@ -11,9 +11,9 @@ namespace {
 
 struct Signs : Step {
     Value x, y;
-    Numbers thresholds;
+    Numbers thresholds, below;
     void run(const Tile& t) const override {
-        t.kernels.signs(t.at(x), t.at(y), x.channels, t.width, thresholds.data());
+        t.kernels.signs(t.at(x), t.at(y), x.channels, t.width, thresholds.data(), below.empty() ? nullptr : below.data());
     }
 };
 
@@ -80,20 +80,24 @@ void check(const Checks& checks, const Value& x, const Value& y, const SignMatri
 
 }  // namespace
 
-StepPointer make_signs(Group& group, const Value& x, const Value& y, Numbers thresholds) {
+StepPointer make_signs(Group& group, const Value& x, const Value& y, Numbers thresholds, Numbers below) {
     Checks checks(group);
     checks.format(x, Format::f32);
     checks.format(y, Format::bits);
     checks.same_channels(x, y);
     checks.disjoint(x, y);
-    require(thresholds.size() == std::size_t(x.channels), "there must be one threshold per channel");
-    require_finite(thresholds.data(), thresholds.size(), "thresholds must be finite");
+    for (const Numbers* numbers : {&thresholds, &below}) {
+        require(numbers->size() == std::size_t(x.channels) || (numbers == &below && below.empty()),
+                "there must be one threshold per channel");
+        require_finite(numbers->data(), numbers->size(), "thresholds must be finite");
+    }
     checks.reads(x);
     checks.writes(y);
     auto step = std::make_unique<Signs>();
     step->x = x;
     step->y = y;
     step->thresholds = std::move(thresholds);
+    step->below = std::move(below);
     return step;
 }
 

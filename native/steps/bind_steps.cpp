@@ -244,12 +244,12 @@ void bind_pointwise(nb::class_<Plan>& plan) {
                                  scale ? numbers(*scale) : Numbers{});
         },
         "x", "y", "lower", "step", "levels", "scale");
-    define<int, int, Floats>(
+    define<int, int, Floats, const std::optional<Array<float, 1>>&>(
         plan, "signs",
-        [](Plan& p, Group& g, int x, int y, Floats thresholds) {
-            return make_signs(g, p.value(x), p.value(y), numbers(thresholds));
+        [](Plan& p, Group& g, int x, int y, Floats thresholds, const std::optional<Array<float, 1>>& below) {
+            return make_signs(g, p.value(x), p.value(y), numbers(thresholds), below ? numbers(*below) : Numbers{});
         },
-        "x", "y", "thresholds");
+        "x", "y", "thresholds", "below");
     define<int, int>(
         plan, "to_bf16", [](Plan& p, Group& g, int x, int y) { return make_to_bf16(g, p.value(x), p.value(y)); }, "x",
         "y");

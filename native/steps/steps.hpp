@@ -31,7 +31,8 @@ struct Convolution {
 StepPointer make_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<const Matrix>, Convolution);
 
 // binary.cpp
-StepPointer make_signs(Group&, const Value& x, const Value& y, std::vector<float> thresholds);
+// `below` may be empty.
+StepPointer make_signs(Group&, const Value& x, const Value& y, std::vector<float> thresholds, std::vector<float> below);
 StepPointer make_binary(Group&, const Value& x, const Value& y, std::shared_ptr<const SignMatrix>);
 StepPointer make_binary_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<const SignMatrix>, Convolution);
 

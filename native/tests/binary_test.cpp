@@ -8,14 +8,18 @@ void test_binary(const Kernels& k) {
     x.fill(1);
     std::vector<float> thresholds;
     for (int c = 0; c < channels; ++c) thresholds.push_back(whole(0, 3) ? normal(1) : x.at(c, whole(0, width - 1)));
-    k.signs(x.planes(), bits.planes(), channels, width, thresholds.data());
-    bool right = true;
-    for (int c = 0; c < planes * 32; ++c)
-        for (int i = 0; i < width; ++i) {
-            const bool set = bits.word(c / 32, i) >> c % 32 & 1;
-            right &= set == (c < channels && x.at(c, i) >= thresholds[c]);
-        }
-    expect(right, k, "signs");
+    std::vector<float> below;
+    for (const float threshold : thresholds) below.push_back(whole(0, 3) ? threshold - 1 : -3e38f);
+    for (const float* lower : {static_cast<const float*>(nullptr), static_cast<const float*>(below.data())}) {
+        k.signs(x.planes(), bits.planes(), channels, width, thresholds.data(), lower);
+        bool right = true;
+        for (int c = 0; c < planes * 32; ++c)
+            for (int i = 0; i < width; ++i) {
+                const bool set = bits.word(c / 32, i) >> c % 32 & 1;
+                right &= set == (c < channels && (x.at(c, i) >= thresholds[c] || (lower && x.at(c, i) <= lower[c])));
+            }
+        expect(right, k, "signs");
+    }
 
     const int rows = whole(1, 30), terms = whole(1, 12);
     Map y(rows, width);
@@ -30,6 +34,7 @@ void test_binary(const Kernels& k) {
         weights.insert(weights.end(), {Word(generator()), whole(0, 4) ? Word(generator()) : ~Word{0}, of_scale});
     }
     for (int row = 0; row < rows; ++row) start.push_back(float(whole(-50, 50)));
+    bool right = true;
     k.binary({weights.data(), rows, terms, offsets.data(), bits.words.data(), width, y.planes(), start.data()});
     for (int row = 0; row < rows; ++row)
         for (int i = 0; i < width; ++i) {

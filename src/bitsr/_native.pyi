@@ -187,8 +187,8 @@ class Plan:
     def quantize(self, x: int, y: int, lower: float, step: float, levels: int, scale: Floats | None) -> None:
         """clip(rint((x * scale - lower) / step), 0, levels), "f32" to "u8"; ``scale`` is one number per channel."""
 
-    def signs(self, x: int, y: int, thresholds: Floats) -> None:
-        """Which channels reach their threshold, "f32" to "bits"."""
+    def signs(self, x: int, y: int, thresholds: Floats, below: Floats | None) -> None:
+        """Which channels are at least their threshold or at most ``below``, "f32" to "bits"."""
 
     def to_bf16(self, x: int, y: int) -> None: ...
     def round(self, x: int, y: int, lower: float, step: float, levels: int) -> None:

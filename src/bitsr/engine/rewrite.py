@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitsr.engine.crossings import gelu_crossings
 from bitsr.engine.matrices import product_format
 from bitsr.engine.ops import Format, Graph, Op, Value
 from bitsr.program import steps
@@ -48,6 +49,7 @@ class Rewriter:
         self.program, self.shapes, self.matrices, self.floating, self.tile = program, shapes, matrices, floating, tile
         self.ops: list[Op] = []
         self.maps: dict[str, Value] = {}
+        self.gelu_of: dict[Value, Value] = {}  # what each map that is a GELU is the GELU of
         self._shared: dict[tuple[Any, ...], Value] = {}
         self.emit("input", program.input)
 
@@ -108,8 +110,11 @@ class Rewriter:
 
 
 def _signs(to: Rewriter, step: steps.BinaryLinear | steps.BinaryConv2d) -> Value:
-    thresholds = to.program.tensor(step.threshold)
-    return to.derived("signs", to.maps[step.x], "bits", thresholds, key=step.threshold)
+    """Of a GELU the signs alone are worked out, by comparisons of what it would be taken of."""
+    x, thresholds = to.maps[step.x], to.program.tensor(step.threshold)
+    if x in to.gelu_of:
+        return to.derived("signs", to.gelu_of[x], "bits", *gelu_crossings(thresholds), key=("gelu", step.threshold))
+    return to.derived("signs", x, "bits", thresholds, None, key=step.threshold)
 
 
 def _binary_linear(to: Rewriter, step: steps.BinaryLinear) -> None:
@@ -178,7 +183,10 @@ def _layer_norm(to: Rewriter, step: steps.LayerNorm) -> None:
 
 
 def _activation(to: Rewriter, step: steps.Activation) -> None:
-    to.emit("activation", step.output, to.maps[step.x], parameters=(step.function, step.slope))
+    x = to.maps[step.x]
+    to.emit("activation", step.output, x, parameters=(step.function, step.slope))
+    if step.function == "gelu":
+        to.gelu_of[to.maps[step.output]] = x
 
 
 def _prelu(to: Rewriter, step: steps.PReLU) -> None:

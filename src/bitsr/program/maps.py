@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsr.program import steps
-from bitsr.program.arrays import Array
+from bitsr.program.arrays import Array, Arrays
 from bitsr.program.frame import Frame
 
 
@@ -28,7 +28,7 @@ def activation(step: steps.Activation, frame: Frame) -> Array:
         case "leaky_relu":
             return arrays.clip(x, 0, None) + arrays.clip(x, None, 0) * step.slope
         case "gelu":
-            return (arrays.erf(x * math.sqrt(0.5)) + 1) * x * 0.5
+            return gelu(x, arrays)
         case "sigmoid":
             return arrays.tanh(x * 0.5) * 0.5 + 0.5
         case "tanh":
@@ -38,6 +38,10 @@ def activation(step: steps.Activation, frame: Frame) -> Array:
         case "softplus":
             return arrays.softplus(x)
     raise ValueError(f"unknown activation {step.function!r}")
+
+
+def gelu(x: Array, arrays: Arrays) -> Array:
+    return (arrays.erf(x * math.sqrt(0.5)) + 1) * x * 0.5
 
 
 def prelu(step: steps.PReLU, frame: Frame) -> Array:
