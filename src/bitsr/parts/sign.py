@@ -17,7 +17,7 @@ Surrogate = Callable[[Tensor], Tensor]
 
 def bsign(x: Tensor) -> Tensor:
     """+1 where x >= 0, else -1, in the type of ``x``."""
-    return (x >= 0).to(x.dtype) * 2 - 1
+    return torch.copysign(x.new_ones(()), x + 0.0)  # + 0: there is no -0 after it
 
 
 def identity(z: Tensor) -> Tensor:

@@ -41,31 +41,36 @@ def scales_of(matrices: Iterable[Matrix], group: int | None) -> int:
 
 @dataclass(frozen=True)
 class Storage:
-    """``bits`` per weight with scales; ``kib``; ``ratio`` to float32."""
+    """``bits`` per weight with all that comes beside them; ``kib``; ``ratio`` to float32."""
 
     bits: float
     kib: float
     ratio: float
 
 
+def stored(parts: Iterable[tuple[int, float]], before: int) -> Storage:
+    """Of ``parts``, (how many numbers, bits of each), in the place of ``before`` numbers in float32."""
+    total = sum(count * bits for count, bits in parts)
+    return Storage(total / before, total / 8 / 1024, 32 * before / total)
+
+
 def storage(matrices: Iterable[Matrix], bits: float, group: int | None, scale_bits: int = 16) -> Storage:
     """Of weights of ``bits`` bits each with their scales."""
     matrices = list(matrices)
     weights = sum(rows * width for rows, width in matrices)
-    total = weights * bits + scales_of(matrices, group) * scale_bits
-    return Storage(total / weights, total / 8 / 1024, 32 * weights / total)
+    return stored([(weights, bits), (scales_of(matrices, group), scale_bits)], weights)
 
 
 @dataclass(frozen=True)
 class Operations:
-    """For a number of tokens: products of bits, multiplications with scales, and both as floating-point operations."""
+    """Products of bits, multiplications in floating point (with scales, of branches), and both as the latter."""
 
     bit_products: int
-    scale_products: int
+    multiplications: int
 
     @property
     def equivalent(self) -> float:
-        return self.bit_products / BITS_PER_FLOP + self.scale_products
+        return self.bit_products / BITS_PER_FLOP + self.multiplications
 
 
 def operations(matrices: Iterable[Matrix], tokens: int, keep: int, block: int, group: int | None) -> Operations:
