@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from bitsr.methods.binary.bhvit import BHViTActivation, BHViTWeight
 from bitsr.methods.binary.biper import BiPerActivation, BiPerWeight
 from bitsr.methods.binary.bireal import BiRealActivation, BiRealWeight
-from bitsr.methods.binary.config import Binary
+from bitsr.methods.binary.bssr_plus import BSSRPlusLinear
+from bitsr.methods.binary.config import Binary, BSSRPlus
 from bitsr.methods.binary.dorefa import DoReFaWeight, SignActivation, UnitActivation
 from bitsr.methods.binary.reactnet import ReActNetWeight, RSign
 from bitsr.methods.binary.reste import ReSTEActivation, ReSTEWeight, power
@@ -242,6 +244,32 @@ def test_every_method_gives_two_values_and_gradients(name: str) -> None:
         threshold, flipped = layer.activation.thresholds()
         low, high = layer.activation.levels
         assert torch.equal(torch.where((x >= threshold) ^ flipped, high, low), signs)
+
+
+def assert_only_the_latent_weight_hears(layer: BinaryLayer) -> None:
+    """A gradient at places of no kept weight goes to the latent weights of those places and to nothing else."""
+    assert layer.masks is not None
+    mask = layer.masks.mask(layer.weight)
+    torch.manual_seed(1)
+    (layer.effective_weight() * torch.randn(mask.shape) * ~mask).sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad[~mask].abs().min() > 0
+    assert not layer.weight.grad[mask].any()
+    assert not any(p.grad is not None and p.grad.any() for p in layer.binarizer.parameters())
+
+
+@pytest.mark.parametrize("name", sorted({*EVERY} - {"dorefa unit"}))
+def test_scales_get_no_gradient_from_what_is_not_kept(name: str) -> None:
+    torch.manual_seed(0)
+    layer = baseline_layer(nn.Linear(8, 4), Binary(binarizer=name, mask="srste"))  # type: ignore[arg-type]
+    assert_only_the_latent_weight_hears(layer)
+
+
+@pytest.mark.parametrize("order", ["mask", "binarize"])
+@pytest.mark.parametrize("learned", [True, False])
+def test_nor_do_those_of_bssr_plus(learned: bool, order: Literal["mask", "binarize"]) -> None:
+    torch.manual_seed(0)
+    config = BSSRPlus(start="weights", learned_scale=learned, scale_gradient=not learned, order=order)
+    assert_only_the_latent_weight_hears(BSSRPlusLinear(nn.Linear(8, 4), config))
 
 
 def test_scales_are_those_of_the_kept_weights() -> None:

@@ -35,6 +35,17 @@ def tensor_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     return mean.view([1] * values.ndim)
 
 
+def of_kept(values: Tensor, mask: Tensor | None) -> Tensor:
+    """``values``, that broadcast to the mask, at each place, with a gradient from the places of kept weights alone.
+
+    Masks with dense gradients pass on what the loss has to say to all weights; a scale or a mean is no part of the
+    result where nothing is kept.
+    """
+    if mask is None or not values.requires_grad:
+        return values
+    return torch.where(mask, values, values.detach())
+
+
 class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, signs: Tensor, scale: Tensor) -> Tensor:
@@ -72,7 +83,8 @@ class WeightBinarizer(nn.Module):
         return weight
 
     def forward(self, weight: Tensor, mask: Tensor | None = None) -> Tensor:
-        scale, signs = self.scale(weight, mask), sign(self.argument(weight, mask), self.surrogate)
+        scale = of_kept(self.scale(weight, mask), mask)
+        signs = sign(self.argument(weight, mask), self.surrogate)
         return scale * signs if self.scaled_gradient else scaled_straight_through(signs, scale)
 
     def on_step(self, step: int, steps: int) -> None:

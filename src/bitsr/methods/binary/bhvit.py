@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from bitsr.parts.binarizers import ActivationBinarizer, WeightBinarizer, row_mean
+from bitsr.parts.binarizers import ActivationBinarizer, WeightBinarizer, of_kept, row_mean
 from bitsr.parts.sign import bireal, clip, identity
 
 TAU = 0.92  # ReCU: the share of a Laplace distribution that is not clipped
@@ -28,7 +28,7 @@ class BHViTWeight(WeightBinarizer):
         self.recu = recu
 
     def argument(self, weight: Tensor, mask: Tensor | None) -> Tensor:
-        centred = weight - row_mean(weight, mask)
+        centred = weight - of_kept(row_mean(weight, mask), mask)
         return _rectified(centred) if self.recu else centred
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitsr.parts.binarizers import ActivationBinarizer, WeightBinarizer, row_mean
+from bitsr.parts.binarizers import ActivationBinarizer, WeightBinarizer, of_kept, row_mean
 from bitsr.parts.sign import bireal, identity, sign
 
 STAGE_TWO = 2 / 3  # of the steps: where the sine gives way to its sign
@@ -27,7 +27,7 @@ class BiPerWeight(WeightBinarizer):
 
     def forward(self, weight: Tensor, mask: Tensor | None = None) -> Tensor:
         carrier = torch.sin(self.frequency * weight)
-        return self.alpha * (sign(carrier, self.surrogate) if self.binary else carrier)
+        return of_kept(self.alpha, mask) * (sign(carrier, self.surrogate) if self.binary else carrier)
 
     def on_step(self, step: int, steps: int) -> None:
         self.binary = step >= STAGE_TWO * steps

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bitsr.methods.binary.config import BSSR, KAPPA_RANGE
-from bitsr.parts.binarizers import ActivationBinarizer, WeightBinarizer
+from bitsr.parts.binarizers import ActivationBinarizer, WeightBinarizer, of_kept
 from bitsr.parts.binary_layers import BinaryLinear
 from bitsr.parts.masks import Masks
 from bitsr.parts.scale_groups import ScaleGroups
@@ -69,13 +69,13 @@ class BSQ(WeightBinarizer):
         kept = torch.ones_like(weight, dtype=torch.bool)
         if mask is not None and self.config.order == "mask":
             kept = mask
-        mean = self.group_mean(weight, kept)
-        scale = self.group_scale(weight, mean, kept)
+        mean = of_kept(self.group_mean(weight, kept), mask)
+        scale = of_kept(self.group_scale(weight, mean, kept), mask)
         centred = (weight - mean).detach()
         normal = centred / scale.detach().clamp(min=torch.finfo(weight.dtype).tiny)
         z = normal if self.config.surrogate_of == "normal" else weight.detach()
         values: Tensor = _BSGA.apply(
-            weight, bsign(centred), scale, self.kappa, z, self.config.weight_gradient == "scale"
+            weight, bsign(centred), scale, of_kept(self.kappa, mask), z, self.config.weight_gradient == "scale"
         )  # fmt: skip
         return values + mean if self.config.add_mean else values
 

@@ -39,8 +39,7 @@ class LearnedScales(BSQ):
 
     def group_scale(self, weight: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
         sizes = torch.tensor(self.groups, device=weight.device)
-        scale = self.learned.abs().repeat_interleave(sizes, 1)
-        return torch.where(kept, scale, scale.detach())
+        return self.learned.abs().repeat_interleave(sizes, 1)
 
 
 class BSSRPlusLinear(BSSRLinear):
