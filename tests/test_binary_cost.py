@@ -17,7 +17,7 @@ def test_codes_of_two_of_four() -> None:
     assert lengths["entropy"] == pytest.approx(1.146, abs=5e-4)
     assert lengths["several"] == 23 / 20
     assert (lengths["code"], lengths["index"], lengths["planes"]) == (1.25, 1.5, 2.0)
-    assert code_lengths(1, 1)["code"] == 1.0
+    assert code_lengths(1, 1)["code"] == code_lengths(4, 4)["planes"] == 1.0
 
 
 def test_scales() -> None:

@@ -156,6 +156,8 @@ def test_convolutions_of_signs_may_be_left_out_by_name() -> None:
     every = SignTraining(Binary(convolutions=True)).prepare(model)
     some = SignTraining(Binary(convolutions=True, skip=("upsample",))).prepare(model)
     assert len(list(binary_layers(every))) > len(list(binary_layers(some))) > 0
+    method = SignTraining(Binary(convolutions=True, skip=("upsample",)))
+    assert method.left_out(some) and all("upsample" in name for name in method.left_out(some))
     with pytest.raises(ConfigError, match="convolutions: true"):
         SignTraining(Binary()).prepare(model)
     with pytest.raises(ConfigError, match="binarizers of signs"):
@@ -227,6 +229,12 @@ def test_layers_can_be_left_out() -> None:
     assert len(list(binary_layers(student))) == 2
     with pytest.raises(ConfigError, match="no linear layers"):
         SignTraining(BSSR()).prepare(make("edsr"))
+    with pytest.raises(ConfigError, match="no layer has 'qvk' in its name"):
+        SignTraining(BSSR(skip=("qvk",))).prepare(make("swinir light x4"))
+    with pytest.raises(ConfigError, match="skip .* leaves no layer"):
+        SignTraining(BSSR(skip=("mlp", "attn"))).prepare(make("swinir light x4"))
+    with pytest.raises(ConfigError, match="whole blocks of 64"):
+        SignTraining(BSSR(block=64, keep=1, group=64)).prepare(make("swinir light x4"))
 
 
 def test_full_blocks_train_and_are_packed() -> None:
@@ -274,6 +282,9 @@ def test_options_come_from_recipes(values: Mapping[str, Any]) -> None:
         ({"name": "bssr", "keep": 4, "block": 8}, "no codes of at most 8 bits"),
         ({"name": "binary", "mask": "srste", "keep": 4, "block": 8}, "no codes of at most 8 bits"),
         ({"name": "binary", "binarizer": "none", "full_block": True}, "choose a binarizer"),
+        ({"name": "binary", "binarizer": "bbcu", "full_block": True}, "its own RPReLU"),
+        ({"name": "binary", "binarizer": "none"}, "compresses nothing"),
+        ({"name": "binary", "mask": "tmask", "convolutions": True}, "made for linears"),
     ],
 )
 def test_wrong_options_are_named(values: Mapping[str, Any], problem: str) -> None:

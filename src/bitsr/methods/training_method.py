@@ -42,7 +42,7 @@ class TrainingMethod(Protocol):
         how fast they change."""
 
     def left_out(self, model: nn.Module) -> list[str]:
-        """Names of the linears that the method leaves as they were, for the report."""
+        """Names of the layers that the method leaves as they were though it takes their kind, for the report."""
 
     def freeze(self, model: nn.Module) -> nn.Module:
         """A copy that can be lowered, saved and evaluated; ``model`` can be trained on."""

@@ -30,7 +30,7 @@ def code_lengths(keep: int, block: int) -> dict[str, float]:
         "several": packed,
         "code": whole(1) / block,
         "index": keep * (1 + place) / block,
-        "planes": 2.0 if block > 1 else 1.0,
+        "planes": 2.0 if keep < block else 1.0,
     }
 
 

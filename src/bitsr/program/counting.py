@@ -99,9 +99,8 @@ def _binary(
     height, width, rows = shapes[step.output]
     weight = step.weight
     macs = height * width * program.tensors[weight.codes].size * weight.keep
-    scales = height * width * rows * len(weight.groups) if len(weight.groups) > 1 else 0
-    if isinstance(step, steps.BinaryLinear) and step.token_scale:
-        scales += height * width * rows
+    token = isinstance(step, steps.BinaryLinear) and step.token_scale
+    scales = height * width * rows * (len(weight.groups) + token)
     w_bits = 1 if weight.block == 1 else code_bits(weight) / weight.block
     return LayerCount(step.output, _kind(step), w_bits, 1, stored, macs, macs + scales * FLOAT_BITS**2)
 

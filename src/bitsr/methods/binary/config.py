@@ -148,10 +148,16 @@ class Binary:
             raise ConfigError(f"search_steps is at least 0, got {self.search_steps}")
         if self.mask == "tmask" and (self.keep, self.block) != (2, 4):
             raise ConfigError("tmask keeps 2 of 4")
+        if self.mask == "tmask" and self.convolutions:
+            raise ConfigError("tmask is made for linears, not for convolutions")
+        if self.full_block and self.binarizer == "bbcu":
+            raise ConfigError("bbcu brings its own RPReLU and shortcut: leave full_block out")
         if self.full_block and self.binarizer == "none":
             raise ConfigError("full_block is what surrounds binary layers: choose a binarizer")
         if self.convolutions and (self.binarizer == "none" or self.unit_inputs):
             raise ConfigError("convolutions take binarizers of signs: not none, unit_inputs")
+        if self.binarizer == "none" and self.mask == "none":
+            raise ConfigError("binarizer none without a mask compresses nothing")
         if self.unit_inputs and self.binarizer != "dorefa":
             raise ConfigError("unit_inputs is an option of dorefa")
 

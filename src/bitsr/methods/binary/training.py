@@ -57,17 +57,30 @@ class SignTraining(FullPrecision):
             pointwise_as_linears(student)
         make = self.maker()
         block = self.config.block if isinstance(self.config, BSSR) or self.config.masked else 1
-        chosen: dict[str, nn.Linear | nn.Conv2d] = dict(linears(student, block, self.config.skip))
-        if isinstance(self.config, Binary) and self.config.convolutions:
-            chosen |= convolutions(student, block, self.config.skip)
+        check_skipped(student, self.config.skip)
+        chosen = self.chosen(student, block)
         if not chosen:
-            raise ConfigError("the network has no linear layers to binarize (method binary takes convolutions: true)")
+            raise ConfigError(self.nothing_chosen(student, block))
         for name, source in chosen.items():
             try:
                 student.set_submodule(name, make(source))
             except ValueError as error:  # of a mask
                 raise ConfigError(f"{name}: {error}; leave the layer out with skip: [{name}]") from None
         return student.train()
+
+    def chosen(self, student: nn.Module, block: int) -> dict[str, nn.Linear | nn.Conv2d]:
+        """The layers that become binary ones."""
+        found: dict[str, nn.Linear | nn.Conv2d] = dict(linears(student, block, self.config.skip))
+        if isinstance(self.config, Binary) and self.config.convolutions:
+            found |= convolutions(student, block, self.config.skip)
+        return found
+
+    def nothing_chosen(self, student: nn.Module, block: int) -> str:
+        if self.chosen(student, 1):
+            return f"no layer has inputs that are whole blocks of {block}: choose another block, or no mask"
+        if self.config.skip:
+            return f"skip {list(self.config.skip)} leaves no layer to binarize"
+        return "the network has no linear layers to binarize (method binary takes convolutions: true)"
 
     def maker(self) -> Callable[[Any], BinaryLayer]:
         """What makes a layer's binary twin."""
@@ -97,7 +110,10 @@ class SignTraining(FullPrecision):
 
     def left_out(self, model: nn.Module) -> list[str]:
         """Those that were skipped, and those whose inputs are no whole blocks."""
-        return [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
+        left = [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
+        if isinstance(self.config, Binary) and self.config.convolutions:
+            left += [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)][1:-1]
+        return left
 
     def freeze(self, model: nn.Module) -> nn.Module:
         frozen = super().freeze(model)
@@ -107,6 +123,14 @@ class SignTraining(FullPrecision):
         options = dump_trained(self.config)
         frozen.compression = {"method": options.pop("name"), **options}  # type: ignore[assignment]
         return frozen.requires_grad_(False).eval()
+
+
+def check_skipped(model: nn.Module, skip: tuple[str, ...]) -> None:
+    """Raises `ConfigError` where a part of ``skip`` is in no layer's name."""
+    names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    for part in skip:
+        if not any(part in name for name in names):
+            raise ConfigError(f"skip: no layer has {part!r} in its name; the layers are {', '.join(names[:4])}, ...")
 
 
 def linears(model: nn.Module, block: int, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, nn.Linear]]:
