@@ -26,18 +26,19 @@ def best_permutation(weight: Tensor, mask: Tensor, candidates: list[Tensor], kee
 
 
 class BiMask(Masks):
-    """Every ``interval`` steps the best of ``candidates`` random permutations of the outputs is taken."""
+    """Every ``interval`` steps the best of ``candidates`` random permutations of the outputs is taken; torch's generator
+    draws them."""
 
     permutation: Tensor
 
     def __init__(
         self, weight: Tensor, keep: int = 2, block: int = 4, decay: float = 2e-4, interval: int = 100,
-        candidates: int = 10, seed: int = 0,
+        candidates: int = 10,
     ) -> None:  # fmt: skip
         super().__init__(keep, block, dense_gradient=True, decay=decay)
         if weight.shape[0] % block:
             raise ValueError(f"{weight.shape[0]} outputs are no whole blocks of {block}")
-        self.interval, self.candidates, self.seed = interval, candidates, seed
+        self.interval, self.candidates = interval, candidates
         self.register_buffer("permutation", torch.arange(weight.shape[0]))
 
     def backward_weight(self, weight: Tensor, mask: Tensor, effective: Tensor) -> Tensor | None:
@@ -45,7 +46,5 @@ class BiMask(Masks):
 
     def on_step(self, weight: Tensor, step: int, steps: int) -> None:
         if step % self.interval == 0:
-            generator = torch.Generator().manual_seed(self.seed + step)
-            drawn = [torch.randperm(len(weight), generator=generator) for _ in range(self.candidates)]
-            candidates = [p.to(weight.device) for p in drawn]
+            candidates = [torch.randperm(len(weight)).to(weight.device) for _ in range(self.candidates)]
             self.permutation = best_permutation(weight, self.mask(weight), candidates, self.keep, self.block)
