@@ -233,8 +233,8 @@ def test_layers_can_be_left_out() -> None:
         SignTraining(BSSR(skip=("qvk",))).prepare(make("swinir light x4"))
     with pytest.raises(ConfigError, match="skip .* leaves no layer"):
         SignTraining(BSSR(skip=("mlp", "attn"))).prepare(make("swinir light x4"))
-    with pytest.raises(ConfigError, match="whole blocks of 16"):
-        SignTraining(BSSR(block=16, keep=1, group=16)).prepare(make("swinir light x4"))
+    with pytest.raises(ConfigError, match="whole blocks of 8"):
+        SignTraining(BSSR(block=8, keep=1, group=8, skip=("fc2",))).prepare(make("swinir light x4"))
 
 
 def test_full_blocks_train_and_are_packed() -> None:
