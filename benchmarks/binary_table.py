@@ -3,9 +3,10 @@
 python benchmarks/binary_table.py --init swinir_2x2_x4.safetensors --data PHOTOS --sets Set5 Set14 --steps 300
 
 Each row has its entries of the recipe (`method`, for BSSR+ also `distill`); everything else is equal for all rows and
-stands in them.  Finished rows stay, and a run that was stopped goes on.  ``fp_psnr_y`` is that of the checkpoint; the
-row "full precision" is the checkpoint trained on with the same budget.  ``holdout_psnr_y`` is that of held-out training
-pictures, by which options are chosen; without ``--sets`` nothing else is measured.
+stands in them.  ``mask_flips``: share of the weights whose place in a mask changes, for 1000 steps.  Finished rows stay,
+and a run that was stopped goes on.  ``fp_psnr_y`` is that of the checkpoint; the row "full precision" is the checkpoint
+trained on with the same budget.  ``holdout_psnr_y`` is that of held-out training pictures, by which options are chosen;
+without ``--sets`` nothing else is measured.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "BSSR+, no mask": plus(1.0, keep=4),
     "BSSR+, diagonal": plus(1.0, diagonal=True),
     "BSSR+, rank 2": plus(1.0, rank=2),
+    "BSSR+, sparse 2": plus(1.0, sparse=2),
     # Tables 2 and 3 of the paper
     "BSSR, K 16": bssr(group=16),
     "BSSR, K 64": bssr(group=64),
@@ -76,8 +78,8 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 COLUMNS = [
-    "model", "method", "options", "seed", "steps", "batch", "crop", "lr", "holdout_psnr_y", "dataset", "images",
-    "fp_psnr_y", "psnr_y", "gap", "ssim_y", "bytes", "train_seconds",
+    "model", "method", "options", "seed", "steps", "batch", "crop", "lr", "holdout_psnr_y", "mask_flips", "dataset",
+    "images", "fp_psnr_y", "psnr_y", "gap", "ssim_y", "bytes", "train_seconds",
 ]  # fmt: skip
 
 
@@ -137,6 +139,7 @@ def main() -> None:
         folder = options.runs / f"{re.sub('[^a-zA-Z0-9]+', '_', name)}_{digest:08x}"
         trained = train(recipe, options.data, folder, resume=True)
         row["holdout_psnr_y"] = f"{trained.entry['holdout_psnr_y']:.4f}"
+        row["mask_flips"] = trained.entry.get("mask_flips")
         row["train_seconds"] = trained.entry["seconds"]
         print(name, row["options"], row["seed"], row["lr"], row["holdout_psnr_y"], flush=True)
         file = packed(trained, options.scale)

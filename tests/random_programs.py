@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bitsr.program import steps
 from bitsr.program.program import Program
 from bitsr.program.shapes import Shape
+from bitsr.program.sparse import to_bytes
 from bitsr.program.steps import PackedWeight, Quantizer, Step
 from engine_programs import program_of, random_map
 
@@ -39,8 +40,9 @@ class _Maker:
         }
 
     def add_some(self) -> None:
-        kinds = (self.conv, self.conv, self.linear, self.norm, self.active, self.sum, self.gate, self.parts,
-                 self.attention, self.attention, self.resize, self.shuffle, self.pool, self.scan)  # fmt: skip
+        kinds = (self.conv, self.conv, self.linear, self.sparse, self.norm, self.active, self.sum, self.gate,
+                 self.parts, self.attention, self.attention, self.resize, self.shuffle, self.pool,
+                 self.scan)  # fmt: skip
         kinds[self.rng.integers(len(kinds))](self.pick(list(self.shapes)[-5:]))
 
     def end(self) -> None:
@@ -94,6 +96,13 @@ class _Maker:
     def linear(self, x: str, out: int = 7) -> str:
         height, width, channels = self.shapes[x]
         return self.put(steps.Linear, (height, width, out), x=x, **self.operands(out, channels))
+
+    def sparse(self, x: str) -> None:
+        height, width, channels = self.shapes[x]
+        count = int(self.rng.integers(1, 5 * channels))
+        places = self.tensor(to_bytes(np.sort(self.rng.choice(5 * channels, count, replace=False))))
+        fields = {"values": self.vector(count), "places": places, "rows": 5, "columns": channels}
+        self.put(steps.SparseLinear, (height, width, 5), x=x, **fields)
 
     def norm(self, x: str) -> None:
         n = self.shapes[x][2]

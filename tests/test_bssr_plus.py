@@ -23,6 +23,7 @@ from bitsr.methods.binary.plus_training import PlusTraining
 from bitsr.methods.binary.sign_start import best_blocks, fit_scales, fit_signs, latent_weight, lloyd_thresholds, spread
 from bitsr.methods.binary.training import SignTraining, binary_layers
 from bitsr.methods.trained import dump_trained, trained_config
+from bitsr.parts.branches import Sparse
 from bitsr.parts.masks import magnitude_mask
 from bitsr.parts.sign import bsign
 from bitsr.program import steps
@@ -150,11 +151,29 @@ def test_branches_take_a_part_of_the_start() -> None:
     source = nn.Linear(24, 12)
     target = source(x).detach()
     errors = {}
-    for name, options in {"none": {}, "diagonal": {"diagonal": True}, "rank": {"rank": 2}}.items():
+    for name, options in {
+        "none": {},
+        "diagonal": {"diagonal": True},
+        "rank": {"rank": 2},
+        "sparse": {"sparse": 2},
+    }.items():
         layer = BSSRPlusLinear(source, BSSRPlus(**options))  # type: ignore[arg-type]
         layer.fit(x, target)
         errors[name] = float((layer(x) - target).square().mean().detach())
     assert errors["diagonal"] < errors["none"] and errors["rank"] < 0.7 * errors["none"]
+    assert errors["sparse"] < 0.9 * errors["none"]
+
+
+def test_a_sparse_branch_takes_its_weights_out_of_the_signs() -> None:
+    torch.manual_seed(0)
+    source = nn.Linear(12, 8)
+    layer = BSSRPlusLinear(source, BSSRPlus(start="weights", sparse=2))
+    (few,) = layer.branches
+    assert isinstance(few, Sparse) and len(few.places) == 24
+    torch.testing.assert_close(few.weight() + layer.weight, source.weight, rtol=0, atol=0)
+    kept = few.weight() != 0
+    assert source.weight[kept].abs().min() >= source.weight[~kept].abs().max()
+    assert Sparse(3, 2, 99).places.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -205,7 +224,7 @@ def test_one_slope_for_the_whole_network() -> None:
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"diagonal": True, "rank": 2}, {"keep": 4}])
+@pytest.mark.parametrize("options", [{}, {"diagonal": True, "rank": 2, "sparse": 2}, {"keep": 4}])
 def test_it_learns_and_is_packed(options: dict[str, Any], tmp_path: Path) -> None:
     model = make("swinir light x4")
     method = plus(**options)
@@ -257,8 +276,8 @@ def test_options_come_from_recipes() -> None:
 
 
 @pytest.mark.parametrize("options", [
-    {"rank": -1}, {"calibration": 0}, {"tiling": "flat"}, {"learned_scale": False}, {"group": 0}, {"gain": "scalar"},
-    {"order": "binarize"}, {"scale_from": "centred"}, {"add_mean": True}, {"scale_gradient": True},
+    {"rank": -1}, {"sparse": -1}, {"calibration": 0}, {"tiling": "flat"}, {"learned_scale": False}, {"group": 0},
+    {"gain": "scalar"}, {"order": "binarize"}, {"scale_from": "centred"}, {"add_mean": True}, {"scale_gradient": True},
 ])  # fmt: skip
 def test_contradictory_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

@@ -70,6 +70,13 @@ def test_layers_of_signs(layer: str) -> None:
     assert floating(program).steps == program.steps
 
 
+def test_layers_of_few_weights() -> None:
+    few = steps.SparseLinear("y", "input", "v", "p", 3, 3)
+    program = program_of(few, v=normal(3), p=np.array([[1, 0, 0], [3, 0, 0], [8, 0, 0]], np.uint8))
+    agree(program, SIZES)
+    assert floating(program).steps == program.steps
+
+
 def test_a_quantized_transformer_of_nearly_every_step() -> None:
     agree(PROGRAM, SIZES, 1e-4)  # its 4-bit softmax map is full of near ties
 

@@ -134,7 +134,7 @@ HEADERS: dict[str, tuple[Change, type[PackedFileError], str]] = {
     "a safetensors checkpoint": (lambda h: h.pop("__metadata__"), BadMagic, "but not a packed file"),
     "another format": (lambda h: h["__metadata__"].update(format="pt"), BadMagic, "but not a packed file"),
     "metadata that is a list": (lambda h: h.update(__metadata__=[]), BadMagic, "but not a packed file"),
-    "a newer version": (lambda h: h["__metadata__"].update(version="6"), UnsupportedVersion, "version '6'"),
+    "a newer version": (lambda h: h["__metadata__"].update(version="99"), UnsupportedVersion, "version '99'"),
     "no checksum": (lambda h: h["__metadata__"].pop("sha256"), BadHeader, "metadata"),
     "a short checksum": (lambda h: h["__metadata__"].update(sha256="00"), BadHeader, "metadata"),
     "another checksum": (lambda h: h["__metadata__"].update(sha256="e" * 64), ChecksumMismatch, "damaged"),

@@ -154,6 +154,9 @@ struct Kernels {
     void (*argmax)(Planes x, Planes y, int channels, int width);
     // The mean of |x| over the channels of each pixel.
     void (*magnitude)(Planes x, Planes y, int channels, int width);
+    // y[r] = the sum of values[n] * x[columns[n]] for n from starts[r] up to starts[r + 1].
+    void (*sparse)(Planes x, Planes y, int rows, int width, const std::int32_t* starts, const std::int32_t* columns,
+                   const float* values);
     void (*scan)(const Scan&);
 };
 

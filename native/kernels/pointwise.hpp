@@ -138,6 +138,17 @@ static void argmax(Planes x, Planes y, int channels, int width) {
     }
 }
 
+static void sparse(Planes x, Planes y, int rows, int width, const std::int32_t* starts, const std::int32_t* columns,
+                   const float* values) {
+    for (int row = 0; row < rows; ++row)
+        for (int i = 0; i < width; i += L) {
+            F sum = {};
+            for (int n = starts[row]; n < starts[row + 1]; ++n)
+                sum = fma(load<F>(x.floats(columns[n]) + i), splat(values[n]), sum);
+            store(y.floats(row) + i, sum);
+        }
+}
+
 static void mean_magnitude(Planes x, Planes y, int channels, int width) {
     const F share = splat(1.0f / static_cast<float>(channels));
     for (int i = 0; i < width; i += L) {

@@ -19,7 +19,7 @@ const Kernels table = {
     pack, packed_words, gemm, products,
     binary, signs, binary_products,
     attention_scratch, attention,
-    layer_norm, quantize, to_bf16, round_to, activate, add, multiply, affine, moments, argmax, mean_magnitude,
+    layer_norm, quantize, to_bf16, round_to, activate, add, multiply, affine, moments, argmax, mean_magnitude, sparse,
     scan,
 };
 // clang-format on

@@ -157,6 +157,16 @@ void bind_products(nb::class_<Plan>& plan) {
             return make_gemm(g, p.value(x), p.value(y), matrix);
         },
         "x", "y", "matrix");
+    using Ints = const Array<std::int32_t, 1>&;
+    define<int, int, Ints, Ints, Floats>(
+        plan, "sparse",
+        [](Plan& p, Group& g, int x, int y, Ints starts, Ints columns, Floats values) {
+            const auto whole = [](Ints array) {
+                return std::vector<std::int32_t>(array.data(), array.data() + array.size());
+            };
+            return make_sparse(g, p.value(x), p.value(y), {whole(starts), whole(columns), numbers(values)});
+        },
+        "x", "y", "starts", "columns", "values");
     define<int, int, MatrixPointer, int, int, int, int>(
         plan, "conv2d",
         [](Plan& p, Group& g, int x, int y, MatrixPointer matrix, int kernel_h, int kernel_w, int stride,

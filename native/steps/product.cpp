@@ -1,4 +1,6 @@
 // Linear layers and convolutions (bitsr.program.layers).
+#include <algorithm>
+
 #include "engine/checks.hpp"
 #include "steps/convolution.hpp"
 #include "steps/steps.hpp"
@@ -98,7 +100,38 @@ std::unique_ptr<Made> make(const Group& group, const Value& x, const Value& y, s
     return step;
 }
 
+struct Sparse : Step {
+    Value x, y;
+    SparseRows rows;
+
+    void run(const Tile& t) const override {
+        t.kernels.sparse(t.at(x), t.at(y), y.channels, t.width, rows.starts.data(), rows.columns.data(),
+                         rows.values.data());
+    }
+};
+
 }  // namespace
+
+StepPointer make_sparse(Group& group, const Value& x, const Value& y, SparseRows rows) {
+    Checks checks(group);
+    checks.format(x, Format::f32);
+    checks.format(y, Format::f32);
+    checks.disjoint(x, y);
+    const auto& [starts, columns, values] = rows;
+    require(starts.size() == std::size_t(y.channels) + 1 && starts.front() == 0 &&
+                std::is_sorted(starts.begin(), starts.end()) && std::size_t(starts.back()) == columns.size(),
+            "rows must start one after the other, from 0 to the number of entries");
+    require(values.size() == columns.size(), "each entry has one column and one value");
+    for (const std::int32_t column : columns) require(column >= 0 && column < x.channels, "there is no such column");
+    require_finite(values.data(), values.size(), "values must be finite");
+    checks.reads(x);
+    checks.writes(y);
+    auto step = std::make_unique<Sparse>();
+    step->x = x;
+    step->y = y;
+    step->rows = std::move(rows);
+    return step;
+}
 
 StepPointer make_gemm(Group& group, const Value& x, const Value& y, std::shared_ptr<const Matrix> matrix) {
     Checks checks(group);

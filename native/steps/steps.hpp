@@ -25,6 +25,11 @@ StepPointer make_fill_border(Group&, const Value& x);
 
 // product.cpp
 StepPointer make_gemm(Group&, const Value& x, const Value& y, std::shared_ptr<const Matrix>);
+struct SparseRows {  // as `Kernels::sparse` takes them
+    std::vector<std::int32_t> starts, columns;
+    std::vector<float> values;
+};
+StepPointer make_sparse(Group&, const Value& x, const Value& y, SparseRows);
 struct Convolution {
     int kernel_height, kernel_width, stride, padding;
 };

@@ -59,6 +59,22 @@ void test_pointwise(const Kernels& k) {
         expect(std::abs(z.at(0, i) - sum / channels) <= 1e-6 * sum, k, "magnitude");
     }
 
+    std::vector<std::int32_t> starts{0}, columns;
+    std::vector<float> values;
+    for (int row = 0; row < channels; ++row) {
+        for (int n = whole(0, 3); n > 0; --n) {
+            columns.push_back(whole(0, channels - 1));
+            values.push_back(normal(1));
+        }
+        starts.push_back(int(columns.size()));
+    }
+    k.sparse(x.planes(), z.planes(), channels, width, starts.data(), columns.data(), values.data());
+    check("sparse", 1e-5, [&](int c, int i) {
+        double sum = 0;
+        for (int n = starts[c]; n < starts[c + 1]; ++n) sum += double(values[n]) * x.at(columns[n], i);
+        return sum;
+    });
+
     x.fill(real(0.1f, 5), real(-3, 3));
     std::vector<double> mean(width), variance(width, 1e-5f);
     for (int i = 0; i < width; ++i) {

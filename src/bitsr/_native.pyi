@@ -164,6 +164,9 @@ class Plan:
         """As ``attention`` in a group without shift, of a map of the group's size; keys and values come from windows
         that are wider by ``margin`` on each side, zero beyond the map."""
 
+    def sparse(self, x: int, y: int, starts: NDArray[np.int32], columns: NDArray[np.int32], values: Floats) -> None:
+        """Channel r of y: the sum of values[i] times channel columns[i] of x, i from starts[r] up to starts[r + 1]."""
+
     def layer_norm(self, x: int, y: int, weight: Floats, bias: Floats, eps: float) -> None:
         """Over the channels of each pixel, biased variance."""
 

@@ -48,6 +48,8 @@ class Case:
         for step in self.twin.steps:
             if isinstance(step, steps.Linear | steps.Conv2d):
                 shapes.append(self.twin.tensors[str(step.weight)].shape)
+            elif isinstance(step, steps.SparseLinear):
+                shapes.append((step.rows, step.columns))
             elif isinstance(step, steps.BinaryLinear | steps.BinaryConv2d):
                 shapes.append((*self.twin.tensors[step.weight.codes].shape[:-1], sum(step.weight.groups)))
         return self.twin.descriptor, len(self.twin.steps), tuple(shapes)

@@ -15,6 +15,7 @@ from bitsr.program import steps
 from bitsr.program.maps import reflection, resize_taps
 from bitsr.program.program import Program
 from bitsr.program.shapes import Shape
+from bitsr.program.sparse import places_of
 from bitsr.program.steps import PackedWeight, Quantizer, Step
 
 CODES = 0x01010101  # times a code: a word of four
@@ -138,6 +139,13 @@ def _binary_conv2d(to: Rewriter, step: steps.BinaryConv2d) -> None:
 
 def _linear(to: Rewriter, step: steps.Linear) -> None:
     to.emit("gemm", step.output, to.operand(step), parameters=(to.matrices[step.output],))
+
+
+def _sparse_linear(to: Rewriter, step: steps.SparseLinear) -> None:
+    rows, columns = np.divmod(places_of(step, to.program), step.columns)
+    starts = np.searchsorted(rows, np.arange(step.rows + 1)).astype(np.int32)
+    parameters = (starts, columns.astype(np.int32), to.program.tensor(step.values))
+    to.emit("sparse", step.output, to.maps[step.x], parameters=parameters)
 
 
 def _conv2d(to: Rewriter, step: steps.Conv2d) -> None:
@@ -306,6 +314,7 @@ REWRITES: dict[type[Step], Callable[[Rewriter, Any], None]] = {
     steps.BinaryLinear: _binary_linear,
     steps.BinaryConv2d: _binary_conv2d,
     steps.Linear: _linear,
+    steps.SparseLinear: _sparse_linear,
     steps.Conv2d: _conv2d,
     steps.WindowAttention: _window_attention,
     steps.OverlappingAttention: _overlapping_attention,

@@ -50,6 +50,8 @@ def _floating_step(step: Step, program: Program, tensors: dict[str, NDArray[Any]
     tensors |= {name: program.tensor(name) for name in tensors_of(step)}
     if isinstance(step, steps.BinaryLinear | steps.BinaryConv2d):
         tensors[step.weight.codes] = program.tensors[step.weight.codes]
+    if isinstance(step, steps.SparseLinear):
+        tensors[step.places] = program.tensors[step.places]
     if isinstance(step, steps.WindowAttention | steps.OverlappingAttention):
         return replace(step, q=None, k=None, attention=None, v=None, row_scale=False)
     return step

@@ -9,6 +9,7 @@ from bitsr.export.floating import plain_bias
 from bitsr.export.graph import PIXELS, PLANES, Graph, Layout, Windows
 from bitsr.program import steps
 from bitsr.program.attention import MASKED, relative_positions
+from bitsr.program.sparse import dense
 from bitsr.program.steps import Quantizer
 
 
@@ -52,6 +53,12 @@ def _multiply(
         return graph.add("Conv", *operands, strides=[step.stride] * 2, pads=[step.padding] * 4, group=step.groups)
     y = graph.add("MatMul", x, weight)
     return y if bias is None else graph.add("Add", y, graph.constant(bias))
+
+
+def sparse_linear(step: steps.SparseLinear, graph: Graph) -> None:
+    layout = graph.token_layout(step.x, step.output)
+    weight = graph.constant(np.ascontiguousarray(dense(step, graph.program).T))
+    graph.put(step.output, layout, graph.add("MatMul", graph.get(step.x, layout), weight), step.x)
 
 
 def _weight_name(step: steps.Linear | steps.Conv2d) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from bitsr.errors import ConfigError
 from bitsr.export.binary import binary_conv2d, binary_linear
 from bitsr.export.graph import PIXELS, PLANES, Graph, Layout
-from bitsr.export.layers import conv2d, linear, overlapping_attention, window_attention
+from bitsr.export.layers import conv2d, linear, overlapping_attention, sparse_linear, window_attention
 from bitsr.program import steps
 from bitsr.program.steps import Step
 
@@ -191,6 +191,7 @@ WRITERS: dict[type[Step], Callable[[Any, Graph], None]] = {
     steps.BinaryLinear: binary_linear,
     steps.BinaryConv2d: binary_conv2d,
     steps.Linear: linear,
+    steps.SparseLinear: sparse_linear,
     steps.Conv2d: conv2d,
     steps.WindowAttention: window_attention,
     steps.OverlappingAttention: overlapping_attention,

@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 
 MAGIC: Final = "bitsr"  # the value of "format" in the metadata
-VERSION: Final = 5  # what is written
-READABLE: Final = (1, 2, 3, 4, 5)
+VERSION: Final = 6  # what is written
+READABLE: Final = (1, 2, 3, 4, 5, 6)
 SECTIONS: Final = {"single": "F32", "half": "F16", "codes": "U8", "program": "U8"}  # in file order, with their types
 ITEM_SIZES: Final = {"F32": 4, "F16": 2, "U8": 1}
 TENSOR_TYPES: Final[dict[str, Any]] = {"single": np.dtype("<f4"), "half": np.dtype("<f2"), "codes": np.dtype("u1")}

@@ -9,7 +9,7 @@ import numpy as np
 from bitsr.lowering.builder import Builder
 from bitsr.lowering.registry import register_lowering
 from bitsr.parts.binarizers import RPReLU
-from bitsr.parts.branches import Diagonal, LowRank
+from bitsr.parts.branches import Diagonal, LowRank, Sparse
 from bitsr.parts.frozen_binary import FrozenBinary, FrozenBinaryConv2d
 from bitsr.parts.pointwise import PointwiseLinear
 
@@ -20,13 +20,15 @@ def lower_binary(module: FrozenBinary, builder: Builder, x: str) -> str:
         y = builder.mul(y, builder.window_mean(x, module))
         if module.bias is not None:
             y = builder.scale_and_shift(y, f"{builder.name_of(module)}.after", shift=module.bias)
-    for branch in module.branches:
-        y = builder.add(y, builder.apply(x, branch))
     if module.shortcut == "before":
         y = builder.add(y, _shortcut(module, builder, x))
     if module.rprelu is not None:
         y = builder.apply(y, module.rprelu)
-    return builder.add(y, _shortcut(module, builder, x)) if module.shortcut == "after" else y
+    if module.shortcut == "after":
+        y = builder.add(y, _shortcut(module, builder, x))
+    for branch in module.branches:
+        y = builder.add(y, builder.apply(x, branch))
+    return y
 
 
 def lower_rprelu(module: RPReLU, builder: Builder, x: str) -> str:
@@ -51,6 +53,10 @@ def lower_low_rank(module: LowRank, builder: Builder, x: str) -> str:
     return builder.apply(builder.apply(x, module.down), module.up)
 
 
+def lower_sparse(module: Sparse, builder: Builder, x: str) -> str:
+    return builder.sparse(x, module)
+
+
 def _shortcut(module: FrozenBinary, builder: Builder, x: str) -> str:
     return _matched(sum(module.groups), len(module.scale), builder, x)
 
@@ -67,4 +73,5 @@ register_lowering(FrozenBinary, lower_binary)
 register_lowering(RPReLU, lower_rprelu)
 register_lowering(Diagonal, lower_diagonal)
 register_lowering(LowRank, lower_low_rank)
+register_lowering(Sparse, lower_sparse)
 register_lowering(PointwiseLinear, lower_pointwise)

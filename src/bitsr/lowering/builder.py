@@ -14,11 +14,13 @@ from bitsr.errors import ConfigError, UnsupportedLayer
 from bitsr.lowering.registry import lower_module
 from bitsr.lowering.weights import channels_last, codes_of, folded_bias, quantizer_of, to_numpy
 from bitsr.parts.binarizers import RPReLU
+from bitsr.parts.branches import Sparse
 from bitsr.parts.frozen_binary import FrozenBinary, FrozenBinaryConv2d
 from bitsr.parts.layers import QuantConv2d, QuantLayer, QuantLinear, QuantMatMul
 from bitsr.parts.matmul import MatMul
 from bitsr.program import steps
 from bitsr.program.program import Program
+from bitsr.program.sparse import MOST_PLACES, to_bytes
 
 Precision = Literal["fp16", "fp32"]
 S = TypeVar("S", bound=steps.Step)
@@ -78,6 +80,19 @@ class Builder:
         """A floating-point or quantized linear layer on the last axis."""
         name = self.name_of(module)
         return self._emit(steps.Linear, name, x=x, **self._operands(name, module))
+
+    def sparse(self, x: str, module: Sparse) -> str:
+        """A linear layer of few weights."""
+        name = self.name_of(module)
+        if module.inputs * module.outputs > MOST_PLACES:
+            raise UnsupportedLayer(
+                f"{name}: {module.outputs}x{module.inputs} weights are too many for places of 3 bytes"
+            )
+        self._tensors.setdefault(f"{name}.places", to_bytes(module.places.cpu().numpy()))
+        return self._emit(
+            steps.SparseLinear, name, x=x, values=self.tensor(f"{name}.values", module.values),
+            places=f"{name}.places", rows=module.outputs, columns=module.inputs,
+        )  # fmt: skip
 
     def binary(self, x: str, module: FrozenBinary) -> str:
         """The product of a frozen linear or convolution of signs, without what is put around it."""

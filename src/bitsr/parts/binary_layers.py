@@ -24,7 +24,7 @@ class BinaryLayer(nn.Module):
         rprelu: of the result, None for none.
         shortcut: add the input (its channels repeated or averaged where widths differ) before or after the RPReLU.
 
-    ``branches`` take the input as it comes, and their outputs are added to the product.
+    ``branches`` take the input as it comes, and their outputs are added in the end.
     """
 
     weight: nn.Parameter
@@ -124,14 +124,16 @@ class BinaryConv2d(BinaryLayer):
 
 
 def surrounded(x: Tensor, y: Tensor, layer: Any) -> Tensor:
-    """The product ``y`` of the input ``x`` with the layer's branches, RPReLU and shortcut."""
-    for branch in layer.branches:
-        y = y + branch(x)
+    """The product ``y`` of the input ``x`` with the layer's RPReLU and shortcut, and then its branches."""
     passed = 0.0 if layer.shortcut == "none" else matched(x, y.shape[layer.channel_axis], layer.channel_axis)
     if layer.shortcut == "before":
         y = y + passed
     y = y if layer.rprelu is None else layer.rprelu(y)
-    return y + passed if layer.shortcut == "after" else y
+    if layer.shortcut == "after":
+        y = y + passed
+    for branch in layer.branches:
+        y = y + branch(x)
+    return y
 
 
 def windows_scaled(y: Tensor, x: Tensor, layer: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitsr.parts.binary_layers import matched
@@ -46,3 +47,39 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.up(self.down(x))
         return y
+
+
+class Sparse(nn.Module):
+    """A linear without bias of few weights, whose places do not change while they are trained; 0 at first.
+
+    Args:
+        inputs, outputs: channels, on the last axis.
+        count: how many weights.
+
+    Attributes:
+        places: (count), output * inputs + input, in ascending order.
+        values: (count).
+    """
+
+    places: Tensor
+
+    def __init__(self, inputs: int, outputs: int, count: int) -> None:
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+        self.register_buffer("places", torch.arange(min(count, inputs * outputs)))
+        self.values = nn.Parameter(torch.zeros(len(self.places)))
+
+    @torch.no_grad()
+    def take(self, weight: Tensor, size: Tensor | None = None) -> None:
+        """Become the entries of ``weight`` (outputs, inputs) that are largest by ``size`` (by magnitude)."""
+        chosen = (weight.abs() if size is None else size).flatten().topk(len(self.places)).indices
+        self.places.copy_(chosen.sort().values)
+        self.values.copy_(weight.flatten()[self.places])
+
+    def weight(self) -> Tensor:
+        """With all its zeros, (outputs, inputs)."""
+        empty = self.values.new_zeros(self.outputs * self.inputs)
+        return empty.index_put((self.places,), self.values).view(self.outputs, self.inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight())

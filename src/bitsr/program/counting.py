@@ -23,7 +23,7 @@ class LayerCount:
 
     Attributes:
         name: the map that the step writes, named after the network's layer.
-        kind: "linear", "conv2d", "attention" or "selectivescan".
+        kind: "linear", "conv2d", "binarylinear", "binaryconv2d", "sparselinear", "attention" or "selectivescan".
         w_bits: stored bits per weight, without scales; 16 and 32 are floating point.  Of an attention, those of its
             bias table, of a scan those of its decays.
         a_bits: bits of the input, 32 without quantizer; of an attention, the fewest bits of its four operands.
@@ -62,6 +62,8 @@ def count_layers(program: Program, height: int = 128, width: int = 128) -> list[
                 counts.append(_binary(step, stored, shapes, program))
             case steps.Linear() | steps.Conv2d():
                 counts.append(_layer(step, stored, shapes, program))
+            case steps.SparseLinear():
+                counts.append(_sparse(step, stored, shapes, program))
             case steps.WindowAttention() | steps.OverlappingAttention():
                 counts.append(_attention(step, stored, shapes, program))
             case steps.SelectiveScan():
@@ -114,6 +116,13 @@ def _layer(step: steps.Linear | steps.Conv2d, stored: int, shapes: dict[str, Sha
     macs = height * width * tensor.size
     each = w_bits * a_bits if packed and step.quantizer else FLOAT_BITS**2
     return LayerCount(step.output, _kind(step), w_bits, a_bits, stored, macs, macs * each)
+
+
+def _sparse(step: steps.SparseLinear, stored: int, shapes: dict[str, Shape], program: Program) -> LayerCount:
+    height, width, _ = shapes[step.output]
+    values = program.tensors[step.values]
+    macs, w_bits = height * width * values.size, 8 * values.itemsize
+    return LayerCount(step.output, _kind(step), w_bits, FLOAT_BITS, stored, macs, macs * FLOAT_BITS**2)
 
 
 def _attention(step: steps.Attention, stored: int, shapes: dict[str, Shape], program: Program) -> LayerCount:

@@ -37,6 +37,8 @@ def tensors_of(step: Step) -> tuple[str, ...]:
         case steps.BinaryLinear() | steps.BinaryConv2d():
             binary = (step.weight.codes, step.weight.scale, step.threshold)
             return binary if step.bias is None else (*binary, step.bias)
+        case steps.SparseLinear():
+            return step.values, step.places
         case steps.LayerNorm():
             return step.weight, step.bias
         case steps.WindowAttention() | steps.OverlappingAttention():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsr.errors import PictureError
-from bitsr.program import attention, binary, layers, maps, scan, steps
+from bitsr.program import attention, binary, layers, maps, scan, sparse, steps
 from bitsr.program.arrays import Array, Arrays, NumpyArrays
 from bitsr.program.dataflow import releases
 from bitsr.program.frame import Frame, Notes
@@ -28,6 +28,7 @@ FUNCTIONS: dict[type[Step], Callable[[Any, Frame], Array]] = {
     steps.BinaryLinear: binary.linear,
     steps.BinaryConv2d: binary.conv2d,
     steps.Linear: layers.linear,
+    steps.SparseLinear: sparse.linear,
     steps.Conv2d: layers.conv2d,
     steps.WindowAttention: attention.window_attention,
     steps.OverlappingAttention: attention.overlapping_attention,

@@ -58,6 +58,9 @@ def _output(step: Step, shapes: Mapping[str, Shape], program: Program) -> Shape:
             return _binary(step, shapes[step.x], program)
         case steps.Linear() | steps.Conv2d():
             return _layer(step, shapes[step.x], program)
+        case steps.SparseLinear():
+            _expect(shapes[step.x][2] == step.columns, f"takes {step.columns} channels, got {shapes[step.x][2]}")
+            return *shapes[step.x][:2], step.rows
         case steps.WindowAttention() | steps.OverlappingAttention():
             return _attention(step, shapes[step.qkv])
         case steps.Add():

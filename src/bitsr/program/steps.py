@@ -124,6 +124,21 @@ class Linear(Step):
 
 
 @dataclass(frozen=True)
+class SparseLinear(Step):
+    """y = x W^T on the last axis; W is ``rows`` x ``columns`` and nearly empty.
+
+    ``values`` (n) are its entries, ``places`` (n x 3 bytes, the lowest first) say where each lies: row * columns +
+    column, in ascending order.
+    """
+
+    x: str
+    values: str
+    places: str
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
 class Conv2d(Step):
     """2-D convolution with zero padding; W is (out, kh, kw, in / groups).
 
@@ -376,8 +391,8 @@ class Crop(Step):
 STEPS: dict[str, type[Step]] = {
     cls.__name__: cls
     for cls in (
-        Linear, Conv2d, BinaryLinear, BinaryConv2d, WindowAttention, OverlappingAttention, LayerNorm, Activation, PReLU,
-        Add, Mul, Affine, Concat, Slice, PixelShuffle, PixelUnshuffle, Resize, MaxPool, GlobalPool, ArgMax, Lookup,
-        Reorder, SelectiveScan, Pad, Crop,
+        Linear, SparseLinear, Conv2d, BinaryLinear, BinaryConv2d, WindowAttention, OverlappingAttention, LayerNorm,
+        Activation, PReLU, Add, Mul, Affine, Concat, Slice, PixelShuffle, PixelUnshuffle, Resize, MaxPool, GlobalPool,
+        ArgMax, Lookup, Reorder, SelectiveScan, Pad, Crop,
     )
 }  # fmt: skip

@@ -13,6 +13,7 @@ from bitsr.program import binary, steps
 from bitsr.program.dataflow import binary_layers, packed_weights, tensors_of
 from bitsr.program.program import Program
 from bitsr.program.shapes import BadProgram, map_shapes
+from bitsr.program.sparse import MOST_PLACES, places_of
 from bitsr.program.steps import PackedWeight, Quantizer, Step
 
 __all__ = ["BadProgram", "check_program"]
@@ -21,6 +22,7 @@ LIMITS = {  # step field -> smallest and largest value
     "stride": (1, 16), "padding": (0, 64), "groups": (1, 16384), "heads": (1, 256), "window": (1, 32),
     "margin": (0, 16), "factor": (1, 16), "kernel": (1, 64), "multiple": (1, 1024),
     "start": (0, 16384), "stop": (1, 16384), "count": (1, 16384),
+    "rows": (1, 16384), "columns": (1, 16384),
 }  # fmt: skip
 DESCRIPTOR_LIMITS = {"scale": 16, "multiple": 1024, "min_size": 1024, "reach": 65536}
 MAX_KERNEL = 64
@@ -48,10 +50,11 @@ def check_program(program: Program) -> None:
 
 
 def packed_bits(program: Program) -> dict[str, int]:
-    """Bits per code of every tensor of codes; raises BadProgram where two steps disagree."""
+    """Bits per number of every tensor of whole numbers; raises BadProgram where two steps disagree."""
     bits: dict[str, int] = {}
     uses = [(weight.codes, weight.bits) for weight in packed_weights(program)]
     uses += [(step.weight.codes, code_bits(step.weight)) for step in binary_layers(program)]
+    uses += [(step.places, 8) for step in program.steps if isinstance(step, steps.SparseLinear)]
     for codes, each in uses:
         if bits.setdefault(codes, each) != each:
             raise BadProgram(f"tensor {codes!r} is used with {bits[codes]} and with {each} bits")
@@ -103,6 +106,8 @@ def _check_step(step: Step, program: Program) -> None:
             _check_binary(step, program)
         case steps.Linear() | steps.Conv2d():
             _check_layer(step, program)
+        case steps.SparseLinear():
+            _check_sparse(step, program)
         case steps.WindowAttention() | steps.OverlappingAttention():
             _check_attention(step, program)
         case steps.LayerNorm():
@@ -175,6 +180,16 @@ def _check_layer(step: steps.Linear | steps.Conv2d, program: Program) -> None:
     if isinstance(weight, PackedWeight):
         largest = tensor[0].size * quantizer.levels * 2 ** (weight.bits - 1)
         _expect(largest < 2**31, "sums may exceed 32 bits")
+
+
+def _check_sparse(step: steps.SparseLinear, program: Program) -> None:
+    shape = _bytes(program, step.places).shape
+    _expect(len(shape) == 2 and shape[1] == 3, f"the places have the shape {shape}, not n x 3")
+    _expect_vector(program, "values", step.values, shape[0])
+    _expect(step.rows * step.columns <= MOST_PLACES, f"{step.rows}x{step.columns} weights have no places of 3 bytes")
+    places = places_of(step, program)
+    _expect(bool((np.diff(places) > 0).all()), "the places do not ascend")
+    _expect(int(places[-1]) < step.rows * step.columns, f"there is no place {places[-1]}")
 
 
 def _check_attention(step: steps.Attention, program: Program) -> None:

@@ -10,8 +10,9 @@ from bitsr.evaluation.tables.row import Row
 LEGEND = (
     "Each cell: PSNR-Y in dB, in brackets the gap and the full precision that it is relative to, then SSIM-Y; ± is "
     "half of the way between the seeds of a mean. Rows from a file are measured, rows from a paper are as printed "
-    "there, with the gap to its own full precision. KiB are on disk, seconds to compress or to train. A figure with ! "
-    "is doubtful; the reason is below the table."
+    "there, with the gap to its own full precision. A trained network is beside the checkpoint that it started from, "
+    "which full precision passes, too, when it is trained on. KiB are on disk, seconds to compress or to train. A "
+    "figure with ! is doubtful; the reason is below the table."
 )
 
 

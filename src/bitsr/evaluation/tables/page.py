@@ -38,8 +38,9 @@ for (const head of document.querySelectorAll('th[data-sort]')) head.onclick = ()
 LEGEND = (
     "PSNR and SSIM on Y. Rows in full ink are measured here, faint rows are as papers print them; a gap is relative to "
     "the full precision beside it, which is the paper's own for published rows; ± is half of the way between the seeds "
-    "of a mean. KiB are on disk, seconds to compress or to train. Marked figures are doubtful: the reason is under the "
-    "pointer and below the table. A click on a heading sorts."
+    "of a mean. A trained network is beside the checkpoint that it started from, which full precision passes, too, "
+    "when it is trained on. KiB are on disk, seconds to compress or to train. Marked figures are doubtful: the reason "
+    "is under the pointer and below the table. A click on a heading sorts."
 )
 FIGURES = ("PSNR-Y dB", "gap dB", "SSIM-Y")
 

@@ -9,7 +9,8 @@ What is ours here, part by part (`BSSRPlus` switches each of them):
   is a constant.
 - Weights that are not kept get the gradient of the loss (as in SR-STE), and no pull to zero, so that the mask can move.
 - The gradient of the inputs' signs is Bi-Real's, which ends at |z| = 1.
-- A diagonal and a low-rank branch on the unrounded input, in half precision: the only parts that cost bytes.
+- A diagonal, a sparse and a low-rank branch on the unrounded input, in half precision: the only parts that cost bytes.
+  The last two are those of BiMaCoSR, in its order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bitsr.methods.binary.bssr import BSQ, BSSRLinear, BSSRMasks
 from bitsr.methods.binary.config import BSSRPlus
 from bitsr.methods.binary.sign_start import fit_signs, latent_weight, lloyd_thresholds
 from bitsr.methods.ptq.svdquant import low_rank, second_moment_root
-from bitsr.parts.branches import Diagonal, LowRank
+from bitsr.parts.branches import Diagonal, LowRank, Sparse
 
 
 class LearnedScales(BSQ):
@@ -53,12 +54,18 @@ class BSSRPlusLinear(BSSRLinear):
     ) -> None:  # fmt: skip
         super().__init__(source, config, kappa_w, kappa_a)
         self.masks = BSSRMasks(config, dense_gradient=config.masked_gradient)
-        if config.learned_scale:
-            self.binarizer = LearnedScales(self.weight, config, kappa_w)
         if config.diagonal:
             self.branches.append(Diagonal(source.in_features, source.out_features))
+        if config.sparse:
+            few = Sparse(source.in_features, source.out_features, config.sparse * max(source.weight.shape))
+            few.take(source.weight.detach())
+            with torch.no_grad():
+                self.weight.sub_(few.weight())
+            self.branches.append(few)
         if config.rank:
             self.branches.append(LowRank(source.in_features, source.out_features, config.rank))
+        if config.learned_scale:
+            self.binarizer = LearnedScales(self.weight, config, kappa_w)
 
     @torch.no_grad()
     def fit(self, x: Tensor, target: Tensor) -> None:
@@ -80,14 +87,18 @@ class BSSRPlusLinear(BSSRLinear):
 
 
 def fit_branch(branch: nn.Module, x: Tensor, target: Tensor) -> None:
-    """By least squares, of centred values: the bias takes the means."""
+    """By least squares, of centred values: the bias takes the means.  A sparse branch gets those weights that matter
+    most to the output, by their size times the deviation of their input."""
     x, y = x - x.mean(0), target - target.mean(0)
     if isinstance(branch, Diagonal):
         passed = branch.passed(x)
         branch.factor.copy_((passed * y).sum(0) / passed.square().sum(0).clamp_min(1e-12))
+        return
+    root = second_moment_root(x)
+    full = torch.cholesky_solve(x.double().T @ y.double() / len(x), root).T
+    if isinstance(branch, Sparse):
+        branch.take(full.float(), full.float().abs() * x.std(0))
     elif isinstance(branch, LowRank):
-        root = second_moment_root(x)
-        full = torch.cholesky_solve(x.double().T @ y.double() / len(x), root).T
         up, down = low_rank(full.float(), branch.down.out_features, root)
         branch.down.weight.copy_(down)
         branch.up.weight.copy_(up)

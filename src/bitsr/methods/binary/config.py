@@ -84,8 +84,9 @@ class BSSRPlus(BSSR):
     scales of the groups are parameters.  ``masked_gradient``: weights that are not kept get the gradient of the loss as
     well, so that they can come back; nothing pulls them to zero (``rho``).
 
-    Two parts cost bytes and are off: ``diagonal``, a shortcut with a factor per output, and ``rank``, a low-rank branch
-    in half precision.
+    Three parts cost bytes and are off: ``diagonal``, a shortcut with a factor per output, ``rank``, a low-rank branch,
+    and ``sparse``, the largest weights, that many for each channel of the wider side (BiMaCoSR: 2).  All are in half
+    precision.
     """
 
     surrogate_of: Literal["raw", "normal"] = "normal"
@@ -99,11 +100,12 @@ class BSSRPlus(BSSR):
     masked_gradient: bool = True
     diagonal: bool = False
     rank: int = 0
+    sparse: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.calibration < 1 or self.calibration_size < 1 or self.rank < 0:
-            raise ConfigError("calibration needs crops with pixels, and a rank is not negative")
+        if self.calibration < 1 or self.calibration_size < 1 or min(self.rank, self.sparse) < 0:
+            raise ConfigError("calibration needs crops with pixels, and rank and sparse are not negative")
         if self.start == "least_squares" and not self.learned_scale:
             raise ConfigError("start least_squares fits scales: it needs learned_scale")
         if self.start == "least_squares" and (self.gain, self.order) != ("channel", "mask"):

@@ -26,8 +26,8 @@ def best_permutation(weight: Tensor, mask: Tensor, candidates: list[Tensor], kee
 
 
 class BiMask(Masks):
-    """Every ``interval`` steps the best of ``candidates`` random permutations of the outputs is taken; torch's generator
-    draws them."""
+    """Every ``interval`` steps the best of ``candidates`` permutations of the outputs is taken, which torch's generator
+    draws."""
 
     permutation: Tensor
 
