@@ -3,7 +3,7 @@
 python benchmarks/binary_table.py --init swinir_2x2_x4.safetensors --data PHOTOS --sets Set5 Set14 --steps 300
 
 Each row has its entries of the recipe (`method`, for BSSR+ also `distill`); everything else is equal for all rows and
-stands in them.  ``mask_flips``: share of the weights whose place in a mask changes, for 1000 steps.  Finished rows stay,
+stands in them.  ``mask_flips``: share of weights whose place in a mask changes, for 1000 steps.  Finished rows stay,
 and a run that was stopped goes on.  ``fp_psnr_y`` is that of the checkpoint; the row "full precision" is the checkpoint
 trained on with the same budget.  ``holdout_psnr_y`` is that of held-out training pictures, by which options are chosen;
 without ``--sets`` nothing else is measured.
