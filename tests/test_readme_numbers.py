@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import re
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_quality_and_size() -> None:
 def test_sentences_below_the_table() -> None:
     common = {"dataset": "Set5", "options": "crops=128", "model": "mambairv2light_x4", "w_bits": "4"}
     (ours,), (dobi,), (harmoq,) = (rows_of("ptq", method=method, **common) for method in ("best", "dobi", "harmoq"))
-    (signs,) = rows_of("binary", method="BSSR+ (gains)", dataset="Set5", model="swinir_light_x4", steps="2000")
+    (signs,) = rows_of("binary", method="BSSR+", dataset="Set5", model="swinir_light_x4", steps="2000", crop="24")
     mixed, both = (
         row
         for goal in ("bytes", "bytes and BitOps")
@@ -115,3 +116,15 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = [str(REPOSITORY / word) if "/" in word else word for word in words.split()]
     assert main([*names, "-o", str(folder)]) == 0
     return folder
+
+
+def test_tables_of_pages_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `benchmarks/results_page.py` and `binary_page.py` fill them."""
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    signs, others = importlib.import_module("binary_page"), importlib.import_module("results_page")
+    rows = others.Rows()
+    pages = {"binary": [signs.lines()], "results": [others.of_methods(rows), others.of_networks(rows)]}
+    for page, tables in pages.items():
+        text = (REPOSITORY / f"docs/{page}.md").read_text(encoding="utf-8")
+        for lines in tables:
+            assert "\n".join(lines) in text, f"{page}: {lines[0]}"

@@ -5,13 +5,28 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bitsr.program.dataflow import binary_layers
 from bitsr.program.maps import gelu
+from bitsr.program.program import Program
 from bitsr.program.reference import NUMPY
+from bitsr.program.steps import Activation
 
 Floats = NDArray[np.float32]
 VALLEY = -0.7517916  # where GELU is least; it falls up to there and rises from there on
 FLAT = 16.0  # beyond it, on both sides, GELU is 0 and the identity
 NEVER = np.finfo(np.float32).min
+
+
+def crossings_of(program: Program) -> dict[str, tuple[Floats, Floats]]:
+    """The crossings of every layer of signs that reads a GELU, by the map that the layer makes."""
+    gelus = {step.output for step in program.steps if isinstance(step, Activation) and step.function == "gelu"}
+    layers = [step for step in binary_layers(program) if step.x in gelus]
+    if not layers:
+        return {}
+    thresholds = [program.tensor(step.threshold) for step in layers]
+    ends = np.cumsum([len(numbers) for numbers in thresholds])[:-1]
+    above, below = (np.split(numbers, ends) for numbers in gelu_crossings(np.concatenate(thresholds)))
+    return {step.output: pair for step, pair in zip(layers, zip(above, below, strict=True), strict=True)}
 
 
 def gelu_crossings(thresholds: Floats) -> tuple[Floats, Floats]:

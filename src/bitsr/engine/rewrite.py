@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitsr.engine.crossings import gelu_crossings
+from bitsr.engine.crossings import crossings_of
 from bitsr.engine.matrices import product_format
 from bitsr.engine.ops import Format, Graph, Op, Value
 from bitsr.program import steps
@@ -50,7 +50,8 @@ class Rewriter:
         self.program, self.shapes, self.matrices, self.floating, self.tile = program, shapes, matrices, floating, tile
         self.ops: list[Op] = []
         self.maps: dict[str, Value] = {}
-        self.gelu_of: dict[Value, Value] = {}  # what each map that is a GELU is the GELU of
+        self.crossings = crossings_of(program)
+        self.before_gelu: dict[Value, Value] = {}  # what each map that is a GELU is the GELU of
         self._shared: dict[tuple[Any, ...], Value] = {}
         self.emit("input", program.input)
 
@@ -113,8 +114,9 @@ class Rewriter:
 def _signs(to: Rewriter, step: steps.BinaryLinear | steps.BinaryConv2d) -> Value:
     """Of a GELU the signs alone are worked out, by comparisons of what it would be taken of."""
     x, thresholds = to.maps[step.x], to.program.tensor(step.threshold)
-    if x in to.gelu_of:
-        return to.derived("signs", to.gelu_of[x], "bits", *gelu_crossings(thresholds), key=("gelu", step.threshold))
+    if step.output in to.crossings:
+        pair = to.crossings[step.output]
+        return to.derived("signs", to.before_gelu[x], "bits", *pair, key=("gelu", step.threshold))
     return to.derived("signs", x, "bits", thresholds, None, key=step.threshold)
 
 
@@ -194,7 +196,7 @@ def _activation(to: Rewriter, step: steps.Activation) -> None:
     x = to.maps[step.x]
     to.emit("activation", step.output, x, parameters=(step.function, step.slope))
     if step.function == "gelu":
-        to.gelu_of[to.maps[step.output]] = x
+        to.before_gelu[to.maps[step.output]] = x
 
 
 def _prelu(to: Rewriter, step: steps.PReLU) -> None:

@@ -110,7 +110,7 @@ class SignTraining(FullPrecision):
 
     def left_out(self, model: nn.Module) -> list[str]:
         """Those that were skipped, and those whose inputs are no whole blocks."""
-        left = [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
+        left = [n for n, layer in model.named_modules() if type(layer) is nn.Linear and "branches." not in n]
         if isinstance(self.config, Binary) and self.config.convolutions:
             left += [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)][1:-1]
         return left
