@@ -7,7 +7,7 @@ import statistics
 from results_page import ROOT, SETS, fill
 from rows import Table
 
-KIND = {"model": "swinir_2x2_x4", "steps": "5000", "batch": "4", "crop": "16"}
+KIND = {"model": "swinir_2x2_x4_long", "steps": "5000", "batch": "4", "crop": "16"}
 FULL = "full precision"
 HEADER = "| method, after 5000 steps | rate (of) | hold-out | " + " | ".join(SETS) + " | KiB | paper, Set5 |"
 
