@@ -59,8 +59,8 @@ def test_scales_of_groups_cost_more_than_the_products_that_sparsity_saves() -> N
 
 
 def test_a_network_of_signs_with_branches() -> None:
-    """BiMaCoSR: weights of one bit, the rest and its branches as numbers; the paper says
-    23.8x and 27.4x and not how it counts."""
+    """BiMaCoSR: weights of one bit, the rest and its branches as numbers; the paper says 23.8x and 27.4x and not how it
+    counts."""
     signs, sparse, network = 118_421_504, 202_880, 118_593_583
     kept, low_rank, biases, scales, rprelu, norms = 13_123, 1_241_856, 78_912, 78_912, 140_544, 80_044
     rest = kept + low_rank + biases + scales + rprelu + norms

@@ -24,7 +24,7 @@ VALUES = np.array([2, -1, 0.5, 3, -4], np.float16)
 
 
 def sparse_program(places: Any = PLACES, values: Any = VALUES, **fields: Any) -> Program:
-    """3 channels become 5 and then 3 again, as the picture is to have."""
+    """3 channels become 5."""
     step = steps.SparseLinear("y", "input", "values", "places", 5, 3)
     tensors = {"values": values, "places": to_bytes(np.asarray(places))}
     return program_of(3, replace(step, **fields), **tensors)

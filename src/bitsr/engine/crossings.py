@@ -17,16 +17,17 @@ FLAT = 16.0  # beyond it, on both sides, GELU is 0 and the identity
 NEVER = np.finfo(np.float32).min
 
 
-def crossings_of(program: Program) -> dict[str, tuple[Floats, Floats]]:
-    """The crossings of every layer of signs that reads a GELU, by the map that the layer makes."""
-    gelus = {step.output for step in program.steps if isinstance(step, Activation) and step.function == "gelu"}
+def crossings_of(program: Program) -> dict[str, tuple[str, Floats, Floats]]:
+    """For every layer of signs that reads a GELU, by the map that the layer makes: what map the GELU is of, and its
+    crossings."""
+    gelus = {step.output: step.x for step in program.steps if isinstance(step, Activation) and step.function == "gelu"}
     layers = [step for step in binary_layers(program) if step.x in gelus]
     if not layers:
         return {}
     thresholds = [program.tensor(step.threshold) for step in layers]
     ends = np.cumsum([len(numbers) for numbers in thresholds])[:-1]
     above, below = (np.split(numbers, ends) for numbers in gelu_crossings(np.concatenate(thresholds)))
-    return {step.output: pair for step, pair in zip(layers, zip(above, below, strict=True), strict=True)}
+    return {step.output: (gelus[step.x], a, b) for step, a, b in zip(layers, above, below, strict=True)}
 
 
 def gelu_crossings(thresholds: Floats) -> tuple[Floats, Floats]:

@@ -51,7 +51,6 @@ class Rewriter:
         self.ops: list[Op] = []
         self.maps: dict[str, Value] = {}
         self.crossings = crossings_of(program)
-        self.before_gelu: dict[Value, Value] = {}  # what each map that is a GELU is the GELU of
         self._shared: dict[tuple[Any, ...], Value] = {}
         self.emit("input", program.input)
 
@@ -113,11 +112,10 @@ class Rewriter:
 
 def _signs(to: Rewriter, step: steps.BinaryLinear | steps.BinaryConv2d) -> Value:
     """Of a GELU the signs alone are worked out, by comparisons of what it would be taken of."""
-    x, thresholds = to.maps[step.x], to.program.tensor(step.threshold)
     if step.output in to.crossings:
-        pair = to.crossings[step.output]
-        return to.derived("signs", to.before_gelu[x], "bits", *pair, key=("gelu", step.threshold))
-    return to.derived("signs", x, "bits", thresholds, None, key=step.threshold)
+        x, above, below = to.crossings[step.output]
+        return to.derived("signs", to.maps[x], "bits", above, below, key=("gelu", step.threshold))
+    return to.derived("signs", to.maps[step.x], "bits", to.program.tensor(step.threshold), None, key=step.threshold)
 
 
 def _binary_linear(to: Rewriter, step: steps.BinaryLinear) -> None:
@@ -193,10 +191,7 @@ def _layer_norm(to: Rewriter, step: steps.LayerNorm) -> None:
 
 
 def _activation(to: Rewriter, step: steps.Activation) -> None:
-    x = to.maps[step.x]
-    to.emit("activation", step.output, x, parameters=(step.function, step.slope))
-    if step.function == "gelu":
-        to.before_gelu[to.maps[step.output]] = x
+    to.emit("activation", step.output, to.maps[step.x], parameters=(step.function, step.slope))
 
 
 def _prelu(to: Rewriter, step: steps.PReLU) -> None:

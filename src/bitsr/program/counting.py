@@ -30,8 +30,8 @@ class LayerCount:
         bytes: of its tensors as they are packed; a tensor that several layers use counts with the first.
         macs: multiplications of one input with one weight that is not masked (of an attention, those of both products;
             of a scan, those of its states with decays and outputs, and of its inputs).
-        bit_ops: macs times the bits of both operands, 32 where one of them is floating point; where a row of signs has
-            several scales, also their multiplications, in floating point.
+        bit_ops: macs times the bits of both operands, 32 where one of them is floating point; of signs, also the
+            multiplications with scales, in floating point.
     """
 
     name: str

@@ -110,7 +110,8 @@ class SignTraining(FullPrecision):
 
     def left_out(self, model: nn.Module) -> list[str]:
         """Those that were skipped, and those whose inputs are no whole blocks."""
-        left = [n for n, layer in model.named_modules() if type(layer) is nn.Linear and "branches." not in n]
+        inside = {part for layer in binary_layers(model) for part in layer.modules()}
+        left = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and layer not in inside]
         if isinstance(self.config, Binary) and self.config.convolutions:
             left += [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)][1:-1]
         return left
