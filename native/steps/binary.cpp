@@ -86,11 +86,8 @@ StepPointer make_signs(Group& group, const Value& x, const Value& y, Numbers thr
     checks.format(y, Format::bits);
     checks.same_channels(x, y);
     checks.disjoint(x, y);
-    for (const Numbers* numbers : {&thresholds, &below}) {
-        require(numbers->size() == std::size_t(x.channels) || (numbers == &below && below.empty()),
-                "there must be one threshold per channel");
-        require_finite(numbers->data(), numbers->size(), "thresholds must be finite");
-    }
+    check_numbers(thresholds, x.channels);
+    if (!below.empty()) check_numbers(below, x.channels);
     checks.reads(x);
     checks.writes(y);
     auto step = std::make_unique<Signs>();

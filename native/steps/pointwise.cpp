@@ -102,12 +102,12 @@ void check_unary(Checks& checks, const Value& x, const Value& y) {
     checks.writes(y);
 }
 
+}  // namespace
+
 void check_numbers(const Numbers& numbers, std::size_t count) {
     require(numbers.size() == count, "the numbers per channel do not fit the channels");
     require_finite(numbers.data(), count, "the numbers per channel must be finite");
 }
-
-}  // namespace
 
 StepPointer make_layer_norm(Group& group, const Value& x, const Value& y, Numbers weight, Numbers bias, float eps) {
     Checks checks(group);

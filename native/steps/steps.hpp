@@ -23,6 +23,10 @@ StepPointer make_scatter(Group&, const Value& x, const Value& y);
 // fill_border.cpp
 StepPointer make_fill_border(Group&, const Value& x);
 
+using Numbers = std::vector<float>;
+// Refuses numbers that are not finite or not `count`, one for each channel.
+void check_numbers(const Numbers&, std::size_t count);
+
 // product.cpp
 StepPointer make_gemm(Group&, const Value& x, const Value& y, std::shared_ptr<const Matrix>);
 struct SparseRows {  // as `Kernels::sparse` takes them
@@ -37,7 +41,7 @@ StepPointer make_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<
 
 // binary.cpp
 // `below` may be empty.
-StepPointer make_signs(Group&, const Value& x, const Value& y, std::vector<float> thresholds, std::vector<float> below);
+StepPointer make_signs(Group&, const Value& x, const Value& y, Numbers thresholds, Numbers below);
 StepPointer make_binary(Group&, const Value& x, const Value& y, std::shared_ptr<const SignMatrix>);
 StepPointer make_binary_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<const SignMatrix>, Convolution);
 
@@ -56,7 +60,6 @@ StepPointer make_attention(Group&, const Value& x, const Value& y, const Attenti
 StepPointer make_overlapping_attention(Group&, const Value& x, const Value& y, const AttentionOptions&);
 
 // pointwise.cpp
-using Numbers = std::vector<float>;
 StepPointer make_layer_norm(Group&, const Value& x, const Value& y, Numbers weight, Numbers bias, float eps);
 StepPointer make_activation(Group&, const Value& x, const Value& y, Function, float slope);
 StepPointer make_prelu(Group&, const Value& x, const Value& y, Numbers slopes);
