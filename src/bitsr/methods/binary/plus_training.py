@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from bitsr.methods.binary.bssr_plus import BSSRPlusLinear
 from bitsr.methods.binary.config import BSSRPlus
 from bitsr.methods.binary.training import SignTraining
 from bitsr.methods.ptq.pipeline import to_batches
-from bitsr.methods.ptq.samples import collect
+from bitsr.methods.ptq.samples import collect, positions, rows_of
 from bitsr.methods.ptq.scope import execution_order
 from bitsr.methods.trained import LRCrops
 from bitsr.parts.pointwise import pointwise_as_linears
@@ -43,22 +44,38 @@ class PlusTraining(SignTraining):
 
     @torch.no_grad()
     def fit(self, teacher: nn.Module, student: nn.Module) -> None:
-        """Layer after layer, on the inputs that the layers of signs before it give."""
+        """Layer after layer, on the inputs that the layers of signs before it give: in one pass of all crops, in which
+        every layer is fitted where it first runs."""
         crops = self.crops(self.config.calibration, self.config.calibration_size)
         device = next(student.parameters()).device
-        batches = [b.to(device) for b in to_batches(crops, getattr(teacher, "descriptor", None))]
+        pictures = torch.cat(to_batches(crops, getattr(teacher, "descriptor", None))).to(device)
         teacher = copy.deepcopy(teacher).eval()
         if self.config.pointwise:
             pointwise_as_linears(teacher)
-        student.eval()
-        names = [n for n in execution_order(teacher, batches[0][:1]) if _is_plus(student, n)]
-        wanted = collect(teacher, names, batches, ROWS, seed=self.seed)[0]
-        for name in names:
-            seen = collect(student, [name], batches, ROWS, seed=self.seed)[0][name].rows
-            layer = student.get_submodule(name)
-            assert isinstance(layer, BSSRPlusLinear)
-            layer.fit(seen, teacher.get_submodule(name)(wanted[name].rows))
+        names = [n for n in execution_order(teacher, pictures[:1]) if _is_plus(student, n)]
+        wanted = collect(teacher, names, [pictures], ROWS, seed=self.seed)[0]
+        with contextlib.ExitStack() as until_fitted:
+            for name in names:
+                layer = student.get_submodule(name)
+                target = teacher.get_submodule(name)(wanted[name].rows)
+                hook = layer.register_forward_pre_hook(self.fitting(name, target))
+                until_fitted.callback(hook.remove)
+            student.eval()(pictures)
         student.train()
+
+    def fitting(self, name: str, target: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        """A hook that fits the layer to ``target``, the rows that `collect` finds, at its first call."""
+        fitted = False
+
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            nonlocal fitted
+            assert isinstance(layer, BSSRPlusLinear)
+            if not fitted:
+                seen = rows_of(layer, inputs[0], ROWS, positions(name, 0, self.seed))
+                layer.fit(seen, target[: len(seen)])
+            fitted = True
+
+        return hook
 
 
 def _is_plus(student: nn.Module, name: str) -> bool:

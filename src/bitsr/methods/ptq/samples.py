@@ -154,6 +154,11 @@ class Rows:
     tiles: Tensor | None = None
 
 
+def positions(name: str, call: int, seed: int) -> torch.Generator:
+    """What chooses the positions of the rows of the layer ``name`` at its ``call``-th call."""
+    return torch.Generator().manual_seed(zlib.crc32(name.encode()) + 7919 * call + seed)
+
+
 @torch.no_grad()
 def collect(
     model: nn.Module,
@@ -180,7 +185,7 @@ def collect(
         axis = 1 if isinstance(module, nn.Conv2d | QuantConv2d) else -1
 
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + 7919 * len(kept[name].parts) + seed)
+            generator = positions(name, len(kept[name].parts), seed)
             if name in products:
                 seen = module.operands(*inputs) if isinstance(module, QuantMatMul) else inputs
                 kept[name].add([elements_of(x, share(elements), generator) for x in seen])
