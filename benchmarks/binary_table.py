@@ -3,10 +3,10 @@
 python benchmarks/binary_table.py --init swinir_2x2_x4.safetensors --data PHOTOS --sets Set5 Set14 --steps 300
 
 Each row has its entries of the recipe (`method`, for BSSR+ also `distill`); everything else is equal for all rows and
-stands in them.  ``mask_flips``: share of weights whose place in a mask changes, for 1000 steps.  Finished rows stay,
-and a run that was stopped goes on.  ``fp_psnr_y`` is that of the checkpoint; the row "full precision" is the checkpoint
-trained on with the same budget.  ``holdout_psnr_y`` is that of held-out training pictures, by which options are chosen;
-without ``--sets`` nothing else is measured.
+stands in them.  ``mask_moved``: share of weights that a mask keeps at the end and did not keep at the start,
+or the other way round.  Finished rows stay, and a run that was stopped goes on.  ``fp_psnr_y`` is that of the
+checkpoint; the row "full precision" is the checkpoint trained on with the same budget.  ``holdout_psnr_y`` is that of
+held-out training pictures, by which options are chosen; without ``--sets`` nothing else is measured.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 COLUMNS = [
-    "model", "method", "options", "seed", "steps", "batch", "crop", "lr", "holdout_psnr_y", "mask_flips", "dataset",
+    "model", "method", "options", "seed", "steps", "batch", "crop", "lr", "holdout_psnr_y", "mask_moved", "dataset",
     "images", "fp_psnr_y", "psnr_y", "gap", "ssim_y", "bytes", "train_seconds",
 ]  # fmt: skip
 
@@ -139,7 +139,7 @@ def main() -> None:
         folder = options.runs / f"{re.sub('[^a-zA-Z0-9]+', '_', name)}_{digest:08x}"
         trained = train(recipe, options.data, folder, resume=True)
         row["holdout_psnr_y"] = f"{trained.entry['holdout_psnr_y']:.4f}"
-        row["mask_flips"] = trained.entry.get("mask_flips")
+        row["mask_moved"] = trained.entry.get("mask_moved")
         row["train_seconds"] = trained.entry["seconds"]
         print(name, row["options"], row["seed"], row["lr"], row["holdout_psnr_y"], flush=True)
         file = packed(trained, options.scale)

@@ -96,16 +96,28 @@ def test_frozen_layers_give_the_same_bits(options: dict[str, Any]) -> None:
         assert torch.equal(freeze_layer(layer)(x), layer(x))
 
 
-@pytest.mark.parametrize("stride,masks", [(1, None), (2, Masks(2, 4)), (1, Masks(1, 4))])
-def test_frozen_convolutions_give_the_same_bits(stride: int, masks: Masks | None) -> None:
+@pytest.mark.parametrize(
+    "side,stride,masks", [(3, 1, None), (3, 2, Masks(2, 4)), (3, 1, Masks(1, 4)), (1, 1, None), (1, 1, Masks(2, 4))]
+)
+def test_frozen_convolutions_give_the_same_bits(side: int, stride: int, masks: Masks | None) -> None:
     torch.manual_seed(0)
-    source = nn.Conv2d(8, 6, 3, stride, 1)
+    source = nn.Conv2d(8, 6, side, stride, side // 2)
     layer = BinaryConv2d(source, BiRealActivation(8, 1), BiRealWeight(), masks).eval()
     x = torch.randn(2, 8, 9, 7)
     with torch.no_grad():
         assert torch.equal(freeze_layer(layer)(x), layer(x))
-        around = baseline_layer(nn.Conv2d(8, 8, 3, padding=1), Binary(binarizer="bbcu")).eval()
+        around = baseline_layer(nn.Conv2d(8, 8, side, padding=side // 2), Binary(binarizer="bbcu")).eval()
         assert torch.equal(freeze_layer(around)(x), around(x))
+
+
+def test_flipped_thresholds_at_zero_are_the_same_in_half_precision() -> None:
+    layer = BSSRLinear(nn.Linear(8, 4), BSSR())
+    assert layer.activation.gain is not None
+    layer.activation.gain.data.mul_(torch.tensor([-1.0, 1, -3, 2, -0.3, -1, 1, 1]))
+    frozen, x = freeze_layer(layer.eval()), torch.zeros(3, 8)
+    frozen.threshold = frozen.threshold.half().float()
+    with torch.no_grad():
+        assert torch.equal(frozen(x), layer(x))
 
 
 @pytest.mark.parametrize("masks", [None, Masks(2, 4)])

@@ -139,7 +139,8 @@ def test_convolutions_of_signs_are_trained_packed_and_run(network: str, binarize
     method.on_step(student, 9, 10)
     (student(x) ** 2).sum().backward()
     signs = list(binary_layers(student))
-    assert len(signs) > 1 and all(layer.weight.grad is not None for layer in signs)
+    gradients = [layer.weight.grad for layer in signs]
+    assert len(signs) > 1 and all(g is not None and g.isfinite().all() for g in gradients)
     names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
     assert all(type(student.get_submodule(name)) is nn.Conv2d for name in (names[0], names[-1]))
     frozen = method.freeze(student)
@@ -314,8 +315,8 @@ def test_a_recipe_trains_bssr_to_a_packed_file(tmp_path: Path) -> None:
     assert info(np.zeros((8, 8, 3), np.float32)).shape == (16, 16, 3)
 
 
-def test_the_log_says_how_fast_masks_change(tmp_path: Path) -> None:
-    """Between two entries, for 1000 steps; a run that was interrupted says the same, one without masks nothing."""
+def test_the_log_says_how_much_of_the_masks_has_moved(tmp_path: Path) -> None:
+    """Between two entries; a run that was interrupted says the same, one without masks nothing."""
     rate: dict[str, Any] = {"steps": 4, "validate_every": 2, "checkpoint_every": 3, "lr": 1e-2}
     trained_in(tmp_path / "dense", {"name": "binary"}, **rate)
     trained_in(tmp_path / "whole", {"name": "binary", "binarizer": "biper", "mask": "srste"}, **rate)
@@ -330,8 +331,8 @@ def test_the_log_says_how_fast_masks_change(tmp_path: Path) -> None:
         train(recipe, folders, parts, on_step=interrupt)
     train(recipe, folders, parts, resume=True)
     runs = (tmp_path / "whole/run", parts, tmp_path / "dense/run")
-    whole, resumed, dense = ([entry.get("mask_flips") for entry in read_log(run)] for run in runs)
-    assert whole == resumed and whole[0] is None and all(0 < flips < 500 for flips in whole[1:])
+    whole, resumed, dense = ([entry.get("mask_moved") for entry in read_log(run)] for run in runs)
+    assert whole == resumed and whole[0] is None and all(0 < moved < 1 for moved in whole[1:])
     assert dense == [None] * 3
 
 
@@ -354,6 +355,16 @@ def test_what_is_left_beside_signs_takes_8_bits(method: Mapping[str, Any], tmp_p
     recipe = replace(load_recipe(run / "recipe.yaml"), rest_bits=8)
     again = train(recipe, [run.parent / "photos"], run, resume=True)
     assert again.weights == whole.weights and again.weights.read_bytes() == small.weights.read_bytes()
+
+
+def test_branches_beside_signs_stay_in_half_precision(tmp_path: Path) -> None:
+    method = {"name": "bssr_plus", "calibration": 2, "rank": 2, "skip": ["qkv"]}
+    trained = trained_in(tmp_path, method, rest_bits=8)
+    assert trained.weights is not None
+    linears = [step for step in read_program(trained.weights).steps if isinstance(step, steps.Linear)]
+    packed = [isinstance(step.weight, steps.PackedWeight) for step in linears]
+    assert sum(packed) == len(trained.left_out) > 0 and not all(packed)
+    assert packed == [step.quantizer is not None for step in linears]
 
 
 @pytest.mark.parametrize("options", [{"add_mean": True}, {"tiling": "flat", "group": 8}])

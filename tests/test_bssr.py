@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from bitsr.errors import ConfigError
+from bitsr.methods.binary.bhvit import BHViTWeight
 from bitsr.methods.binary.bssr import BSQ, BSSR, BSSRLinear, BSSRMasks
 from bitsr.parts.scale_groups import ScaleGroups, group_sizes
 from bitsr.parts.sign import bsign
@@ -33,6 +34,13 @@ def test_worked_example() -> None:
 def test_a_kept_weight_that_equals_the_mean_is_positive() -> None:
     assert values(torch.full((1, 4), 0.25), BSSR(group=4)).tolist() == [[0.25, 0.25, 0, 0]]
     assert values(torch.zeros(1, 4), BSSR(group=4)).tolist() == [[0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("width", [32, 60, 120])
+def test_rows_of_one_value_are_positive(width: int) -> None:
+    """Their mean is that value, whatever it is, and nothing of it is left to be below 0."""
+    rows = torch.rand(500, 1).expand(500, width).contiguous()
+    assert (values(rows, BSSR()) >= 0).all() and (BHViTWeight()(rows) > 0).all()
 
 
 def test_groups_of_one_block_are_the_printed_formula() -> None:

@@ -23,7 +23,7 @@ from bitsr.methods.binary.plus_training import PlusTraining
 from bitsr.methods.binary.sign_start import best_blocks, fit_scales, fit_signs, latent_weight, lloyd_thresholds, spread
 from bitsr.methods.binary.training import SignTraining, binary_layers
 from bitsr.methods.trained import dump_trained, trained_config
-from bitsr.parts.branches import Sparse
+from bitsr.parts.branches import LowRank, Sparse
 from bitsr.parts.masks import magnitude_mask
 from bitsr.parts.sign import bsign
 from bitsr.program import steps
@@ -174,6 +174,25 @@ def test_a_sparse_branch_takes_its_weights_out_of_the_signs() -> None:
     kept = few.weight() != 0
     assert source.weight[kept].abs().min() >= source.weight[~kept].abs().max()
     assert Sparse(3, 2, 99).places.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_low_rank_branch_is_no_larger_than_its_matrix() -> None:
+    x = torch.randn(300, 16)
+    layer = BSSRPlusLinear(nn.Linear(16, 4), BSSRPlus(rank=8))
+    layer.fit(x, x[:, :4] + x[:, 4:8])
+    (branch,) = layer.branches
+    assert isinstance(branch, LowRank) and branch.down.weight.shape == (4, 16) and branch.up.weight.shape == (4, 4)
+
+
+def test_scales_of_inputs_that_were_constant_can_still_be_learned() -> None:
+    torch.manual_seed(0)
+    layer, x = BSSRPlusLinear(nn.Linear(64, 3), BSSRPlus()), torch.randn(400, 64)
+    quiet = torch.cat([torch.ones(400, 32), x[:, 32:]], 1)
+    layer.fit(quiet, quiet[:, 32:35])
+    assert isinstance(layer.binarizer, LearnedScales)
+    assert (layer.binarizer.learned > 0).all() and layer.binarizer.learned[:, 0].max() < 0.01
+    layer(x).backward(x[:, :3])
+    assert layer.binarizer.learned.grad is not None and (layer.binarizer.learned.grad != 0).all()
 
 
 # ---- training -------------------------------------------------------------------------------------------------------

@@ -22,11 +22,13 @@ def per_channel(values: Tensor, ndim: int, axis: int) -> Tensor:
 
 
 def row_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of the kept values of each output channel, with axes of length 1 for the others."""
+    """The mean of the kept values of each output channel, with axes of length 1 for the others; in double precision, so
+    that the mean of equal values is their value."""
     axes = tuple(range(1, values.ndim))
     if mask is None:
-        return values.mean(axes, keepdim=True)
-    return (values * mask).sum(axes, keepdim=True) / mask.sum(axes, keepdim=True)
+        return values.double().mean(axes, keepdim=True).to(values.dtype)
+    sums = (values * mask).sum(axes, keepdim=True, dtype=torch.float64)
+    return (sums / mask.sum(axes, keepdim=True)).to(values.dtype)
 
 
 def tensor_mean(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -136,6 +138,7 @@ class ActivationBinarizer(nn.Module):
 
 
 ALWAYS = -65504.0  # the lowest number of half precision: every activation reaches it
+LEAST = 2.0**-24  # its least number above 0
 
 
 def exact_thresholds(gain: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +146,7 @@ def exact_thresholds(gain: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     flipped, for float32 x.
 
     The quotient -shift / gain may be a few units in the last place off; it is moved to where the products say.  A gain
-    of 0 gives a constant.
+    of 0 gives a constant.  A flipped threshold at 0 is beyond 0, by the least number that half precision holds.
     """
     flipped = gain < 0
     sure = torch.where(gain == 0, torch.ones_like(gain), gain)
@@ -157,6 +160,7 @@ def exact_thresholds(gain: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(4):
         threshold = torch.where(above(threshold), threshold, threshold.nextafter(up))
         threshold = torch.where(above(threshold.nextafter(down)), threshold.nextafter(down), threshold)
+    threshold = torch.where(flipped & (shift == 0), torch.full_like(threshold, LEAST), threshold)
     constant = gain == 0
     return torch.where(constant, torch.full_like(threshold, ALWAYS), threshold), flipped | (constant & (shift < 0))
 

@@ -37,10 +37,11 @@ class Diagonal(nn.Module):
 
 
 class LowRank(nn.Module):
-    """Two thin linears without bias; 0 at first."""
+    """Two thin linears without bias, with ``rank`` numbers between them or as many as the matrix has; 0 at first."""
 
     def __init__(self, inputs: int, outputs: int, rank: int) -> None:
         super().__init__()
+        rank = min(rank, inputs, outputs)
         self.down, self.up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
         nn.init.zeros_(self.up.weight)
 

@@ -54,7 +54,8 @@ class FrozenBinary(nn.Module):
         signs = torch.from_numpy(decode(self.codes.cpu().numpy(), self.keep, self.block)).to(self.scale.device)
         scale = self.scale.repeat_interleave(torch.tensor(self.groups, device=self.scale.device), 1)
         scale = scale.view(len(scale), *[1] * (signs.ndim - 2), -1)
-        return (signs * scale).movedim(-1, 1).contiguous()
+        weight: Tensor = (signs * scale).movedim(-1, 1)
+        return weight.clone(memory_format=torch.contiguous_format)  # also where `contiguous` sees nothing to do
 
     def signs(self, x: Tensor) -> Tensor:
         shape = [1] * x.ndim

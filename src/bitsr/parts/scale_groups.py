@@ -54,10 +54,12 @@ class ScaleGroups(nn.Module):
     def mean(self, values: Tensor, mask: Tensor) -> Tensor:
         """The mean of the kept ``values`` of each group, written to every place of the group.
 
-        ``values`` are (rows, width) or, for a convolution, (rows, width, kh, kw): a group then spans all taps.
+        ``values`` are (rows, width) or, for a convolution, (rows, width, kh, kw): a group then spans all taps.  Sums
+        are in double precision: the mean of equal weights is their value, and the sign of what is left of them +1.
         """
         labels = self.labels.view(*self.labels.shape, *[1] * (values.ndim - 2)).expand_as(values)
         flat, kept = labels.flatten(), mask.to(values.dtype)
-        sums = values.new_zeros(self.count).index_add(0, flat, (values * kept).flatten())
-        counts = values.new_zeros(self.count).index_add(0, flat, kept.flatten())
-        return (sums / counts)[labels]
+        none = torch.zeros(self.count, dtype=torch.float64, device=values.device)
+        sums = none.index_add(0, flat, (values * kept).flatten().double())
+        counts = none.index_add(0, flat, kept.flatten().double())
+        return (sums / counts).to(values.dtype)[labels]

@@ -172,11 +172,10 @@ class Run:
         """A line of the log, as things stand: the weights are validated now."""
         seconds = round(self.progress.seconds, 1)
         entry = {"step": self.progress.step, "loss": loss, "seconds": seconds, "holdout_psnr_y": self.validate()}
-        return entry | self.mask_flips()
+        return entry | self.mask_moved()
 
-    def mask_flips(self) -> dict[str, float]:
-        """Share of all weights whose place in a mask has changed since the log's last entry, for 1000 steps.  One that
-        changed there and back is not seen: it is a lower bound."""
+    def mask_moved(self) -> dict[str, float]:
+        """Share of all weights that are kept and were not at the log's last entry, or the other way round."""
         masks, before = self.method.masks(self.model), self.masks
         if not masks:
             return {}
@@ -184,8 +183,7 @@ class Run:
         if before is None or before[0] == self.progress.step:
             return {}
         changed = sum(int((old ^ new).sum()) for old, new in zip(before[1], masks, strict=True))
-        share = changed / sum(mask.numel() for mask in masks)
-        return {"mask_flips": round(1000 * share / (self.progress.step - before[0]), 6)}
+        return {"mask_moved": round(changed / sum(mask.numel() for mask in masks), 6)}
 
     def frozen(self) -> nn.Module:
         """The averaged network as it can be evaluated, lowered and saved."""

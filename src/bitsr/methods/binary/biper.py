@@ -43,4 +43,5 @@ class BiPerActivation(ActivationBinarizer):
     def moved(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        return x / torch.sqrt(x.var(dim=tuple(range(1, x.ndim)), keepdim=True) + 1e-5)
+        bessel = int(x[0].numel() > 1)  # one number has the variance 0
+        return x / torch.sqrt(x.var(dim=tuple(range(1, x.ndim)), correction=bessel, keepdim=True) + 1e-5)

@@ -25,6 +25,11 @@ from bitsr.methods.ptq.svdquant import low_rank, second_moment_root
 from bitsr.parts.branches import Diagonal, LowRank, Sparse
 
 
+def never_zero(scale: Tensor) -> Tensor:
+    """At least a thousandth of the layer's mean: |scale| has no gradient at 0, and would stay there."""
+    return torch.maximum(scale, scale.mean() / 1000)
+
+
 class LearnedScales(BSQ):
     """mask * s_k * sign(W), each s_k a parameter, which learns at the rate of the weights that it stands for."""
 
@@ -33,7 +38,7 @@ class LearnedScales(BSQ):
         super().__init__(rows, width, config, kappa)
         kept = BSSRMasks(config).mask(weight)
         firsts = torch.tensor((0, *self.groups[:-1])).cumsum(0)  # type: ignore[index]
-        self.learned = nn.Parameter(self.scales.mean(weight.detach().abs(), kept)[:, firsts])
+        self.learned = nn.Parameter(never_zero(self.scales.mean(weight.detach().abs(), kept)[:, firsts]))
 
     def group_mean(self, weight: Tensor, kept: Tensor) -> Tensor:
         return torch.zeros_like(weight)
@@ -81,7 +86,7 @@ class BSSRPlusLinear(BSSRLinear):
         activation.shift.copy_(-lloyd_thresholds(x) * activation.gain)
         fitted = fit_signs(activation(x), rest, binarizer.groups, self.masks.keep, self.masks.block)
         self.weight.copy_(latent_weight(fitted, binarizer.groups))
-        binarizer.learned.copy_(fitted.scale)
+        binarizer.learned.copy_(never_zero(fitted.scale))
         if self.bias is not None:
             self.bias.copy_(fitted.bias)
 
