@@ -53,6 +53,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "full precision": {},
     "2:4 in floating point": binary("none", "srste"),
     "BSSR, no mask": bssr(keep=4),
+    "BSSR, not centred": bssr(centre=False),
+    "BSSR, not centred, a scale per row": bssr(centre=False, tiling="row"),
     # BSSR+ part by part
     "scales": plus(start="weights", masked_gradient=False, **GRADIENTS_OF_BSSR),
     "scales, start": plus(masked_gradient=False, **GRADIENTS_OF_BSSR),

@@ -36,6 +36,14 @@ def test_a_kept_weight_that_equals_the_mean_is_positive() -> None:
     assert values(torch.zeros(1, 4), BSSR(group=4)).tolist() == [[0, 0, 0, 0]]
 
 
+def test_signs_of_the_mean_turn_weights_around_and_need_not() -> None:
+    weight = torch.tensor([[0.9, 0.1, 0.0, 0.0, 0.8, 0.0, 0.0, 0.2]])
+    assert values(weight, BSSR(group=8)).sign().tolist() == [[1, -1, 0, 0, 1, 0, 0, -1]]
+    assert values(weight, BSSR(group=8, centre=False)).sign().tolist() == [[1, 1, 0, 0, 1, 0, 0, 1]]
+    with pytest.raises(ConfigError, match="need it"):
+        BSSR(centre=False, add_mean=True)
+
+
 @pytest.mark.parametrize("width", [32, 60, 120])
 def test_rows_of_one_value_are_positive(width: int) -> None:
     """Their mean is that value, whatever it is, and nothing of it is left to be below 0."""

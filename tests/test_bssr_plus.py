@@ -33,6 +33,7 @@ from tiny import hwc, make, picture
 
 BARE: dict[str, Any] = {
     "start": "weights", "learned_scale": False, "masked_gradient": False, "surrogate_of": "raw", "kappa": 0.5,
+    "centre": True,
     "rho": 0.002, "activation_surrogate": "tanh",
 }  # fmt: skip
 

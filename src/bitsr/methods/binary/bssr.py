@@ -56,6 +56,8 @@ class BSQ(WeightBinarizer):
 
     def group_mean(self, weight: Tensor, kept: Tensor) -> Tensor:
         """What is subtracted before the sign is taken."""
+        if not self.config.centre:
+            return torch.zeros_like(weight)
         mean = self.scales.mean(weight, kept)
         return mean if self.config.scale_gradient else mean.detach()
 

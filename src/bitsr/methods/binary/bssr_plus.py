@@ -5,6 +5,7 @@ What is ours here, part by part (`BSSRPlus` switches each of them):
 - The start.  BSSR takes signs, mask and scales from the full-precision weights as they are, though their inputs become
   signs.  Here they are fitted to the outputs on real inputs, layer after layer, see `sign_start`.
 - Scales of the groups are parameters.  Those of BSSR follow from the weights and get no gradient.
+- Signs are those of the weights.  BSSR subtracts the mean of a group first, which turns some around.
 - The surrogate of the weights' signs is that of normal weights, W / scale; on raw weights of 0.05 a tanh of slope 0.5
   is a constant.
 - Weights that are not kept get the gradient of the loss (as in SR-STE), and no pull to zero, so that the mask can move.
@@ -39,9 +40,6 @@ class LearnedScales(BSQ):
         kept = BSSRMasks(config).mask(weight)
         firsts = torch.tensor((0, *self.groups[:-1])).cumsum(0)  # type: ignore[index]
         self.learned = nn.Parameter(never_zero(self.scales.mean(weight.detach().abs(), kept)[:, firsts]))
-
-    def group_mean(self, weight: Tensor, kept: Tensor) -> Tensor:
-        return torch.zeros_like(weight)
 
     def group_scale(self, weight: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
         sizes = torch.tensor(self.groups, device=weight.device)

@@ -25,11 +25,12 @@ class BSSR:
 
     Forward: ``keep`` of every ``block`` weights stay.  ``order`` 'mask' chooses them by their size and takes statistics
     of those alone; 'binarize' takes them of all weights, and then all weights of a block are equally large, so that the
-    first ones stay (the order that the paper argues against).  ``group`` inputs share a scale, ``tiling`` says what
-    happens where they do not fill a row (see `scale_groups.group_sizes`).  ``scale_from`` 'raw' is mean |W| as printed,
-    'centred' mean |W - mean|, the least-squares scale of the signs.  ``add_mean`` adds the mean of the group back to
-    its kept weights, which then are no signs any more: such a network is trained and measured, not packed, and so is
-    one of 'flat' tiles, whose groups run on over the end of a row.
+    first ones stay (the order that the paper argues against).  ``centre``: signs are those of W - mean of the group, as
+    printed; else of W.  ``group`` inputs share a scale, ``tiling`` says what happens where they do not fill a row (see
+    `scale_groups.group_sizes`).  ``scale_from`` 'raw' is mean |W| as printed, 'centred' mean |W - mean|, the
+    least-squares scale of the signs.  ``add_mean`` adds the mean of the group back to its kept weights, which then are
+    no signs any more: such a network is trained and measured, not packed, and so is one of 'flat' tiles, whose groups
+    run on over the end of a row.
 
     Backward: the weight's gradient is that of tanh(kappa z) with z the 'raw' weight or the 'normal' one, (W - mean) /
     scale; at kappa = 0.5 the former is constant within 0.3 % for |W| <= 0.1.  ``weight_gradient`` 'none' is eq. 7,
@@ -48,6 +49,7 @@ class BSSR:
     keep: int = 2
     block: int = 4
     order: Literal["mask", "binarize"] = "mask"
+    centre: bool = True
     group: int = 32
     tiling: Literal["ragged", "balanced", "row", "flat"] = "ragged"
     scale_from: Literal["raw", "centred"] = "raw"
@@ -71,6 +73,8 @@ class BSSR:
             given = f"keep {self.keep}, block {self.block}, group {self.group}"
             raise ConfigError(f"BSSR keeps some weights of each block, and a group is whole blocks; got {given}")
         check_codes(self.keep, self.block)
+        if not self.centre and (self.add_mean or self.scale_from == "centred"):
+            raise ConfigError("without centre no mean is taken: add_mean and scale_from centred need it")
         if not KAPPA_RANGE[0] <= self.kappa <= KAPPA_RANGE[1]:
             raise ConfigError(f"kappa lies in {KAPPA_RANGE[0]}..{KAPPA_RANGE[1]}, got {self.kappa}")
 
@@ -89,6 +93,7 @@ class BSSRPlus(BSSR):
     precision.
     """
 
+    centre: bool = False
     surrogate_of: Literal["raw", "normal"] = "normal"
     kappa: float = 1.0
     rho: float = 0.0
@@ -108,9 +113,10 @@ class BSSRPlus(BSSR):
             raise ConfigError("calibration needs crops with pixels, and rank and sparse are not negative")
         if self.start == "least_squares" and not self.learned_scale:
             raise ConfigError("start least_squares fits scales: it needs learned_scale")
-        if self.start == "least_squares" and (self.gain, self.order) != ("channel", "mask"):
+        if self.start == "least_squares" and (self.gain, self.order, self.centre) != ("channel", "mask", False):
             raise ConfigError(
-                "start least_squares fits a gain per channel and a mask by size: gain channel, order mask"
+                "start least_squares fits a gain per channel, a mask by size and the signs of the weights: "
+                "gain channel, order mask, centre false"
             )
         if self.learned_scale and (self.scale_from != "raw" or self.add_mean or self.scale_gradient):
             raise ConfigError("learned scales do not follow from the weights: scale_from, add_mean and scale_gradient "
