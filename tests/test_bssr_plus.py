@@ -22,6 +22,7 @@ from bitsr.methods.binary.config import BSSR, BSSRPlus
 from bitsr.methods.binary.plus_training import PlusTraining
 from bitsr.methods.binary.sign_start import best_blocks, fit_scales, fit_signs, latent_weight, lloyd_thresholds, spread
 from bitsr.methods.binary.training import SignTraining, binary_layers
+from bitsr.methods.ptq.scope import execution_order
 from bitsr.methods.trained import dump_trained, trained_config
 from bitsr.parts.branches import LowRank, Sparse
 from bitsr.parts.masks import magnitude_mask
@@ -183,6 +184,14 @@ def test_a_low_rank_branch_is_no_larger_than_its_matrix() -> None:
     layer.fit(x, x[:, :4] + x[:, 4:8])
     (branch,) = layer.branches
     assert isinstance(branch, LowRank) and branch.down.weight.shape == (4, 16) and branch.up.weight.shape == (4, 4)
+
+
+def test_branches_are_no_layers_to_compress() -> None:
+    model, method = make("swinir light x4"), plus(start="weights", rank=1)
+    frozen = method.freeze(method.prepare(model))
+    order = execution_order(frozen, torch.rand(1, 3, 8, 8))
+    assert any(".branches." in name for name, _ in frozen.named_modules())
+    assert order and not any(".branches." in name for name in order)
 
 
 def test_scales_of_inputs_that_were_constant_can_still_be_learned() -> None:

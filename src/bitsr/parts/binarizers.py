@@ -26,7 +26,7 @@ def row_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     that the mean of equal values is their value."""
     axes = tuple(range(1, values.ndim))
     if mask is None:
-        return values.double().mean(axes, keepdim=True).to(values.dtype)
+        return values.mean(axes, keepdim=True, dtype=torch.float64).to(values.dtype)
     sums = (values * mask).sum(axes, keepdim=True, dtype=torch.float64)
     return (sums / mask.sum(axes, keepdim=True)).to(values.dtype)
 

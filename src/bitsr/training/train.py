@@ -20,9 +20,7 @@ from bitsr.errors import ConfigError, UnsupportedLayer
 from bitsr.lowering.entry import save as save_packed
 from bitsr.methods.compress import compress
 from bitsr.methods.ptq.config import Best
-from bitsr.methods.ptq.scope import FLOATING
 from bitsr.methods.trained import trained_config
-from bitsr.parts.frozen_binary import FrozenBinary
 from bitsr.training.checkpoint import NAME
 from bitsr.training.log import read_log
 from bitsr.training.loop import Run
@@ -104,21 +102,9 @@ def with_rounded_rest(frozen: nn.Module, run: Run) -> nn.Module:
     layers of signs stay in half precision."""
     bits, seed = run.recipe.rest_bits, run.recipe.seed
     crops = run.data.lr_crops(REST_CROPS, REST_SIZE, seed)
-    as_they_are = {name: (FLOATING, FLOATING) for name in linears_of_branches(frozen)}
-    small = compress(frozen, Best(w_bits=bits, a_bits=bits, layer_bits=as_they_are), crops, seed=seed)
+    small = compress(frozen, Best(w_bits=bits, a_bits=bits), crops, seed=seed)
     small.compression = {**frozen.compression, "rest_bits": bits}  # type: ignore[assignment, dict-item]
     return small
-
-
-def linears_of_branches(frozen: nn.Module) -> list[str]:
-    """Names of the linears inside layers of signs."""
-    return [
-        f"{name}.{part}"
-        for name, layer in frozen.named_modules()
-        if isinstance(layer, FrozenBinary)
-        for part, linear in layer.named_modules()
-        if isinstance(linear, nn.Linear)
-    ]
 
 
 def _origin(run: Run, module: nn.Module) -> dict[str, Any]:

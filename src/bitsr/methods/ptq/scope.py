@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bitsr.errors import ConfigError
 from bitsr.methods.ptq.config import PTQConfig
+from bitsr.parts.frozen_binary import FrozenBinary
 from bitsr.parts.layers import replaceable
 from bitsr.parts.matmul import MatMul
 
@@ -19,11 +20,13 @@ EDGE_BITS = 8
 
 @torch.no_grad()
 def execution_order(model: nn.Module, picture: Tensor) -> list[str]:
-    """Names of the compressible layers in the order in which they first run on ``picture`` (1xCxHxW)."""
+    """Names of the compressible layers in the order in which they first run on ``picture`` (1xCxHxW).  What is inside a
+    layer of signs, a branch beside it, is none."""
     order: list[str] = []
     handles = []
+    inside = {part for layer in model.modules() if isinstance(layer, FrozenBinary) for part in layer.modules()}
     for name, module in model.named_modules():
-        if replaceable(module):
+        if replaceable(module) and module not in inside:
             handles.append(module.register_forward_pre_hook(lambda _m, _x, name=name: order.append(name)))
     try:
         model(picture)
