@@ -242,6 +242,8 @@ def test_plans_that_contradict_themselves_are_refused() -> None:
         lambda: plan.signs(bits, x, np.ones(8, np.float32), None),
         lambda: plan.binary(x, y, matrix),
         lambda: plan.binary(bits, x, matrix),
+        lambda: plan.binary(bits, x, y, matrix),
+        lambda: plan.binary(bits, bits, y, matrix),
         lambda: plan.binary_conv2d(bits, y, matrix, 3, 3, 1, 1),
         lambda: plan.binary_conv2d(filled, y, native.SignMatrix(np.ones((4, 9, 8), np.int8), [8], SCALE), 3, 3, 1, 1),
         lambda: plan.gemm(bits, y, native.Matrix(np.ones((4, 1, 8), np.float32), "f32")),

@@ -191,6 +191,17 @@ def test_convolution(case: Any) -> None:
         compare(program_of(case[4], step, w=weight, b=bias), random_map(*size, case[4]))
 
 
+@pytest.mark.parametrize("quantizer", [None, Quantizer(8, -2.0, 1 / 64)])
+def test_sums_of_maps_and_products_of_the_same_maps(quantizer: Quantizer | None) -> None:
+    """What the last product reads and is added to cannot be written over; what only is added can."""
+    weight = 0.3 * np.random.default_rng(3).normal(size=(40, 40)).astype(np.float32)
+    made = [
+        steps.Affine("x", "input", 2.0), steps.Linear("a", "x", "w", quantizer=quantizer), steps.Add("b", "a", "x"),
+        steps.Linear("c", "b", "w", quantizer=quantizer), steps.Add("d", "x", "c"),
+    ]  # fmt: skip
+    compare(program_of(40, *made, w=weight), random_map(5, 70, 40), 1e-5 if quantizer is None else 0.02)
+
+
 @pytest.mark.parametrize("mid", [True, False])
 @pytest.mark.parametrize("bits", [(2, 3), (4, 4), (8, 8)])
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)

@@ -62,7 +62,7 @@ class Benchmark {
         kernels_.pack(format, plain.data(), rows, steps, weights.data());
         const std::vector<float> numbers(rows, 0.5f);
         const Gemm gemm{format, weights.data(), rows, taps, planes, offsets.data(), input.data(), pitch, kWidth,
-                        {output.data(), kWidth}, numbers.data(), numbers.data(), nullptr, nullptr, rows};
+                        {output.data(), kWidth}, numbers.data(), numbers.data(), nullptr, nullptr, rows, {}};
         const std::string shape = std::to_string(channels) + " to " + std::to_string(rows);
         measure(side == 1 ? "linear" : "conv 3x3", format, shape, "MAC",
                 double(rows) * steps * channels_per_word(format) * kWidth, [&] { kernels_.gemm(gemm); });
@@ -80,7 +80,7 @@ class Benchmark {
         Buffer weights(std::size_t(rows) * terms * 3);
         const std::vector<float> start(rows, 0.5f);
         const Binary binary{weights.data(), rows, terms, offsets.data(), input.data(), kWidth, {output.data(), kWidth},
-                            start.data()};
+                            start.data(), {}};
         measure(side == 1 ? "linear" : "conv 3x3", Format::bits, std::to_string(channels) + " to " + std::to_string(rows),
                 "MAC", double(rows) * terms * 32 * kWidth, [&] { kernels_.binary(binary); });
     }

@@ -95,6 +95,14 @@ void Checks::record(const Access& now) {
     group_.accesses.push_back(now);
 }
 
+void Checks::added(const Value* added, const Value& y) {
+    if (!added) return;
+    format(*added, Format::f32);
+    same_channels(*added, y);
+    same_or_disjoint(*added, y);
+    reads(*added);
+}
+
 void Checks::disjoint(const Value& a, const Value& b) {
     require(!overlap(a, b), "this step cannot work in place");
 }

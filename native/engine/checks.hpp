@@ -33,6 +33,9 @@ public:
     // A map of the group's size of which a tile reads or writes its window.
     void touches_window(const Value&, bool writes);
 
+    // What is added to y where that is written; null: nothing.
+    void added(const Value*, const Value& y);
+
     // Two values of a step that may not share memory, or only so that every pixel keeps its place.
     static void disjoint(const Value&, const Value&);
     static void same_or_disjoint(const Value&, const Value&);

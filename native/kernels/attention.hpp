@@ -60,33 +60,44 @@ BITSR_INLINE void spread(Word* to, U words) {
 BITSR_INLINE F float_sum(F x) { return x; }
 BITSR_INLINE F float_sum(I x) { return to_float(x); }
 
+inline Coder coder_of(const Quantizer* quantizer) { return Coder(quantizer ? *quantizer : Quantizer{0, 1, 0}); }
+
+// The heads of a window, one after the other.
 template <Format scores, Format values>
-struct Head {
+struct Heads {
     using ScoreDot = DotOf<scores>;
     using ValueDot = DotOf<values>;
     using Codes = DotOf<Format::u8>;
 
     const Attention a;
     const AttentionScratch scratch;
-    const int size, first;  // channels first, ..., first + size - 1
+    const Coder q_code, k_code, v_code;
+    const int size;         // channels of a head
     const int score_words;  // of one token
     const int value_words;  // of one channel; word i holds the tokens i, value_words + i, ...
-    const float* bias;
     const int zero;         // the code of values that is nearest to 0; 128 where sums could overflow
     const float rest;       // what that code stands for
     Word ones[2];
+    int first = 0;          // of this head: channels first, ..., first + size - 1
+    const float* bias = nullptr;
 
-    Head(const Attention& attention, int number)
+    explicit Heads(const Attention& attention)
         : a(attention),
           scratch(a.scratch, a.channels / a.heads, a.width),
+          q_code(coder_of(a.q)),
+          k_code(coder_of(a.k)),
+          v_code(coder_of(a.v)),
           size(a.channels / a.heads),
-          first(number * size),
           score_words(planes_of(size, scores)),
           value_words(planes_of(a.tokens, values)),
-          bias(a.bias + number * a.bias_pitch),
           zero(zero_code(a)),
           rest(values == Format::u8 ? float(a.v->lower + double(zero) * a.v->step) : 0.0f) {
         Codes::split(0x01010101u, ones);
+    }
+
+    void take(int number) {
+        first = number * size;
+        bias = a.bias + number * a.bias_pitch;
         prepare_queries(prepare_keys());
         prepare_values();
     }
@@ -110,20 +121,26 @@ struct Head {
         return pair_bf16(level(0), present > 1 ? level(1) : F{});
     }
 
+    // Calls use(w, codes) with the words of codes of the numbers that `at` gives for each channel.
+    template <class At, class Use>
+    BITSR_INLINE void each_word(const Coder& code, At at, Use use) const {
+        const int whole = size / 4;
+        for (int w = 0; w < whole; ++w) use(w, code_words<4>(code, [&](int c) { return at(4 * w + c); }));
+        if (size % 4) use(whole, code_words(code, size % 4, [&](int c) { return at(4 * whole + c); }));
+    }
+
     // `common`: the part of the sums of keys' codes that all have.
-    void prepare_queries(int common) const {
+    BITSR_INLINE void prepare_queries(int common) const {
         if constexpr (scores == Format::u8) {
-            const Coder code(*a.q);
             const float lower = a.k->lower / a.k->step;
             const F factor = splat(lower + 128.0f), offset = splat((common + lower * size) * a.q->lower / a.q->step);
             const F limit = splat(4194304.0f);  // exact as float, together with the sum of products
             for (int i = 0; i < a.width; i += L) {
                 I sum = {};
-                for (int w = 0; w < score_words; ++w) {
-                    const U words = code_words(code, size - 4 * w, [&](int c) { return query(4 * w + c, i); });
+                each_word(q_code, [&](int c) { return query(c, i); }, [&](int w, U words) {
                     Codes::dot(sum, Codes::input(words), Codes::weight(ones));
                     store(scratch.queries + w * a.width + i, words);
-                }
+                });
                 const F start = fma(to_float(sum), factor, offset);
                 store(scratch.starts + i, round_to_int(min(max(start, -limit), limit)));
             }
@@ -138,23 +155,21 @@ struct Head {
     }
 
     // Returns the mean of the sums of keys' codes, without which `per_key` is worked out.
-    int prepare_keys() const {
+    BITSR_INLINE int prepare_keys() const {
         constexpr int words = ScoreDot::words;
         if constexpr (scores == Format::u8) {
-            const Coder code(*a.k);
             for (int i = 0; i < a.width; i += L) {
                 I sum = {};
-                for (int w = 0; w < score_words; ++w) {
-                    const U here = code_words(code, size - 4 * w, [&](int c) { return key(4 * w + c, i); });
+                each_word(k_code, [&](int c) { return key(c, i); }, [&](int w, U here) {
                     Codes::dot(sum, Codes::input(here), Codes::weight(ones));
                     spread<scores>(scratch.keys + (w * a.width + i) * words, here ^ 0x80808080u);
-                }
+                });
                 store(scratch.per_key + i, sum);
             }
             const std::int32_t* sums = reinterpret_cast<const std::int32_t*>(scratch.per_key);
             std::int64_t whole = 0;
             for (int j = 0; j < a.tokens; ++j) whole += sums[j];
-            const int mean = int(whole / a.tokens);
+            const int mean = int(float(whole) * (1.0f / float(a.tokens)));  // or a number near it: it cancels
             const F factor = splat(a.q->lower * a.k->step * log2e);
             for (int i = 0; i < a.width; i += L)
                 store(scratch.per_key + i, to_float(load<I>(sums + i) - mean) * factor);
@@ -171,20 +186,32 @@ struct Head {
         }
     }
 
-    void prepare_values() const {
+    BITSR_INLINE void prepare_values() const {
         const int stride = value_words;
         const auto put = [&](int c, int i, U words) {
             spread<values>(scratch.values + (i * size + c * L) * ValueDot::words, words);
         };
         for (int c = 0; c < size; ++c) scratch.per_channel[c] = 0;
         if constexpr (values == Format::u8) {
-            const Coder code(*a.v);
-            for (int c = 0; c < size; ++c)
+            const auto words_of = [&](int c, int i) {
+                return code_words<4>(v_code, [&](int n) { return value(c, n * stride + i); });
+            };
+            if (a.attention->lower == 0) {
+                for (int c = 0; c < size; ++c)
+                    for (int i = 0; i < stride; i += L) put(c, i, words_of(c, i) ^ 0x80808080u);
+                return;
+            }
+            // The terms of `attention.lower`, with the sums of the codes of all tokens.
+            for (int c = 0; c < size; ++c) {
+                I sums = {};
                 for (int i = 0; i < stride; i += L) {
-                    const U words = code_words<4>(code, [&](int n) { return value(c, n * stride + i); });
+                    const U words = words_of(c, i);
+                    Codes::dot(sums, Codes::input(present(words, i)), Codes::weight(ones));
                     put(c, i, words ^ 0x80808080u);
                 }
-            if (a.attention->lower != 0) add_sums_of_values();
+                const int sum = total(sums);
+                scratch.per_channel[c] = a.attention->lower * ((sum - a.tokens * zero) * a.v->step + a.tokens * rest);
+            }
         } else {
             for (int c = 0; c < size; ++c)
                 for (int i = 0; i < stride; i += L) {
@@ -196,17 +223,14 @@ struct Head {
         }
     }
 
-    // The terms of `attention.lower`, with the sums of the codes of all tokens.
-    void add_sums_of_values() const {
-        const Coder code(*a.v);
-        for (int c = 0; c < size; ++c) {
-            std::int32_t sum = 0;
-            for (int i = 0; i < a.tokens; i += L) {
-                const I codes = max(code(value(c, i)), I{});
-                for (int lane = 0; lane < L && i + lane < a.tokens; ++lane) sum += codes[lane];
-            }
-            scratch.per_channel[c] = a.attention->lower * ((sum - a.tokens * zero) * a.v->step + a.tokens * rest);
-        }
+    // Words i, ... of the values without the bytes that stand for no token.
+    BITSR_INLINE U present(U words, int i) const {
+        if (a.tokens % (4 * L) == 0) return words;
+        const I word = lane_numbers() + i;
+        U bytes = {};
+        for (int n = 0; n < 4; ++n)
+            bytes |= (U)((word < value_words) & (word + n * value_words < a.tokens)) & (0xffu << 8 * n);
+        return words & bytes;
     }
 
     // Scores of the queries i, ... and the keys j, ..., j + many - 1, in bits.  `words` words of the queries stay in
@@ -250,7 +274,7 @@ struct Head {
     template <int words, class Use>
     BITSR_INLINE void score_all(int i, Use use) const {
         constexpr int many = L == 16 ? 8 : 4;
-        const Head here(*this);  // what lies on the stack no store can change
+        const Heads here(*this);  // what lies on the stack no store can change
         typename ScoreDot::Input inputs[words + 1];
         for (int w = 0; w < words; ++w) inputs[w] = ScoreDot::input(load<U>(scratch.queries + w * a.width + i));
         int j = 0;
@@ -405,14 +429,15 @@ struct Head {
 
 template <Format scores, Format values>
 static void run_heads(const Attention& a) {
+    Heads<scores, values> heads(a);
     for (int number = 0; number < a.heads; ++number) {
-        const Head<scores, values> head(a, number);
-        if (scores == Format::u8 && head.score_words == 2) {
-            head.template run<2>();
-        } else if (scores == Format::u8 && head.score_words == 3) {
-            head.template run<3>();
+        heads.take(number);
+        if (scores == Format::u8 && heads.score_words == 2) {
+            heads.template run<2>();
+        } else if (scores == Format::u8 && heads.score_words == 3) {
+            heads.template run<3>();
         } else {
-            head.template run<0>();
+            heads.template run<0>();
         }
     }
 }

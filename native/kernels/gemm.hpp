@@ -54,7 +54,8 @@ struct Constants {
 constexpr Constants constants;
 
 // To the next row; out of the compiler's sight, which would otherwise work out all rows before the first is written.
-BITSR_INLINE void advance(float*& row, std::ptrdiff_t pitch) {
+template <class Row>
+BITSR_INLINE void advance(Row& row, std::ptrdiff_t pitch) {
     row += pitch;
     __asm__("" : "+r"(row));
 }
@@ -66,6 +67,12 @@ BITSR_INLINE void finish(const Gemm& g, const Sum (&sums)[R][V], int row, int x)
     const float* bias = g.bias ? g.bias + row : constants.zeros;
     float* output = g.output.floats(row) + x;
     const std::ptrdiff_t pitch = g.output.pitch;
+    const float* added = g.added.data ? g.added.floats(row) + x : nullptr;
+    const auto put = [&](int v, F y) { store(output + v * L, added ? y + load<F>(added + v * L) : y); };
+    const auto next_row = [&] {
+        advance(output, pitch);
+        if (added) advance(added, g.added.pitch);
+    };
     if constexpr (format == Format::u8) {
         if (!g.scale) {
 #pragma GCC unroll 32
@@ -81,7 +88,7 @@ BITSR_INLINE void finish(const Gemm& g, const Sum (&sums)[R][V], int row, int x)
             int change = 0, next = (group + 1) * per_group - row;  // rows of the block where other sums are needed
             F sum[V];
 #pragma GCC unroll 32
-            for (int r = 0; r < R; ++r, advance(output, pitch)) {
+            for (int r = 0; r < R; ++r, next_row()) {
                 if (r == change) {
 #pragma GCC unroll 8
                     for (int v = 0; v < V; ++v) sum[v] = to_float(load<I>(codes + v * L));
@@ -92,14 +99,14 @@ BITSR_INLINE void finish(const Gemm& g, const Sum (&sums)[R][V], int row, int x)
 #pragma GCC unroll 8
                 for (int v = 0; v < V; ++v) {
                     const F y = fma(to_float(sums[r][v]), splat(scale[r]), splat(bias[r]));
-                    store(output + v * L, fma(sum[v], splat(mid[r]), y));
+                    put(v, fma(sum[v], splat(mid[r]), y));
                 }
             }
             return;
         }
     }
 #pragma GCC unroll 32
-    for (int r = 0; r < R; ++r, advance(output, pitch))
+    for (int r = 0; r < R; ++r, next_row())
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) {
             F y;
@@ -107,7 +114,7 @@ BITSR_INLINE void finish(const Gemm& g, const Sum (&sums)[R][V], int row, int x)
                 y = to_float(sums[r][v]);
             else
                 y = sums[r][v];
-            store(output + v * L, fma(y, splat(scale[r]), splat(bias[r])));
+            put(v, fma(y, splat(scale[r]), splat(bias[r])));
         }
 }
 

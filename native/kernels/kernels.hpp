@@ -46,7 +46,8 @@ struct Quantizer {
 };
 
 // y[n][x] = scale[n] * acc[n][x] + mid[n] * sums[group of n][x] + bias[n],
-// acc[n][x] = sum over t, p of dot(weights[n][t][p], input[p * pitch + taps[t] + x]).
+// acc[n][x] = sum over t, p of dot(weights[n][t][p], input[p * pitch + taps[t] + x]); and to that `added` where it is
+// not null, which may lie where the output does.
 struct Gemm {
     Format format;          // of both operands; u8 multiplies unsigned codes with signed 8-bit weights
     const Word* weights;    // rows x taps x planes words as `pack` leaves them
@@ -61,10 +62,12 @@ struct Gemm {
     const float* mid;       // rows; null: 0
     const std::int32_t* sums;  // per group of rows `width` sums of codes; used with `mid`
     int rows_per_group;
+    Planes added;           // f32
 };
 
 // y[n][x] = start[n] + sum over terms t of -2 scale[n][t] * (ones of (input[offsets[t] + x] ^ signs[n][t]) & mask[n][t]).
-// With the sum of all scale * (ones of mask) in `start`, that is the product with weights of -1, 0 and +1.
+// With the sum of all scale * (ones of mask) in `start`, that is the product with weights of -1, 0 and +1.  `added` as
+// in Gemm.
 struct Binary {
     const Word* weights;  // rows x terms x {signs, mask, -2 scale}
     int rows, terms;
@@ -73,6 +76,7 @@ struct Binary {
     int width;            // words
     Planes output;        // f32
     const float* start;   // rows
+    Planes added;         // f32
 };
 
 enum class Function { relu, leaky_relu, gelu, sigmoid, tanh, clip, softplus };

@@ -60,8 +60,8 @@ Products make_products(const AttentionOptions& o, int margin) {
     check_product(o.scores, o.q, o.k);
     check_product(o.values, o.attention, o.v);
     require(o.values == Format::u8 || !o.row_scale, "a scale per query needs a product of codes with the values");
-    const RelativeBias bias(o.bias, o.heads, o.window, margin, kernels().lanes);
-    return {o.heads,  o.window * o.window, side * side, o.scale,     bias, o.scores,
+    RelativeBias bias(o.bias, o.heads, o.window, margin, kernels().lanes);
+    return {o.heads,  o.window * o.window, side * side, o.scale,     std::move(bias), o.scores,
             o.values, o.q,                 o.k,         o.attention, o.v,  o.row_scale};
 }
 

@@ -19,12 +19,14 @@ struct Signs : Step {
 
 struct BinaryProduct : Step {
     Value x, y;
+    std::optional<Value> added;
     std::shared_ptr<const SignMatrix> matrix;
     std::vector<std::ptrdiff_t> offsets;  // of each term
 
     void multiply(const Tile& tile, const Word* input) const {
         tile.kernels.binary({matrix->words.data(), matrix->rows, int(matrix->terms.size()), offsets.data(), input,
-                             tile.width, tile.at(y), matrix->start.data()});
+                             tile.width, tile.at(y), matrix->start.data(),
+                             added ? tile.at(*added) : Planes{nullptr, 0}});
     }
     void run(const Tile& tile) const override { multiply(tile, tile.at(x).data); }
 };
@@ -98,15 +100,18 @@ StepPointer make_signs(Group& group, const Value& x, const Value& y, Numbers thr
     return step;
 }
 
-StepPointer make_binary(Group& group, const Value& x, const Value& y, std::shared_ptr<const SignMatrix> matrix) {
+StepPointer make_binary(Group& group, const Value& x, const Value* added, const Value& y,
+                        std::shared_ptr<const SignMatrix> matrix) {
     Checks checks(group);
     check(checks, x, y, *matrix);
+    checks.added(added, y);
     require(matrix->taps == 1, "a 1x1 product takes weights of one tap");
     checks.reads(x);
     checks.writes(y);
     auto step = std::make_unique<BinaryProduct>();
     step->x = x;
     step->y = y;
+    if (added) step->added = *added;
     for (const SignMatrix::Term& term : matrix->terms) step->offsets.push_back(term.plane * x.pitch);
     step->matrix = std::move(matrix);
     return step;

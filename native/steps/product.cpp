@@ -16,8 +16,8 @@ struct Taps {
     const std::ptrdiff_t* offsets;
 };
 
-// y = scale * acc + mid * sums + bias; `temporary` holds the sums of codes of one group of channels.
-void multiply(const Tile& tile, const Matrix& matrix, const Taps& taps, const Planes& y) {
+// y = scale * acc + mid * sums + bias + added; `temporary` holds the sums of codes of one group of channels.
+void multiply(const Tile& tile, const Matrix& matrix, const Taps& taps, const Planes& added, const Planes& y) {
     const PackedRows &weights = matrix.weights, &sums = matrix.sums;
     for (int g = 0; g < weights.groups; ++g) {
         Gemm gemm{};
@@ -40,6 +40,7 @@ void multiply(const Tile& tile, const Matrix& matrix, const Taps& taps, const Pl
         gemm.weights = weights.group(g);
         gemm.rows = weights.rows_per_group();
         gemm.output = {y.words(row), y.pitch};
+        if (added.data) gemm.added = {added.words(row), added.pitch};
         gemm.scale = of_group(matrix.scale);
         gemm.bias = of_group(matrix.bias);
         if (sums.rows) {
@@ -55,15 +56,19 @@ std::size_t sums_words(const Matrix& matrix, int width) {
     return matrix.sums.rows ? std::size_t(matrix.sums.rows_per_group()) * width : 0;
 }
 
+constexpr Planes kNothing{nullptr, 0};
+
 // The taps of neighbouring outputs are neighbours in the input: they are read where they lie.
 struct Product : Step {
     Value x, y;
+    std::optional<Value> added;
     std::shared_ptr<const Matrix> matrix;
     std::vector<std::ptrdiff_t> offsets;
 
     void run(const Tile& tile) const override {
         const Planes pixels = tile.at(x);
-        multiply(tile, *matrix, {pixels.data, pixels.pitch, offsets.data()}, tile.at(y));
+        multiply(tile, *matrix, {pixels.data, pixels.pitch, offsets.data()}, added ? tile.at(*added) : kNothing,
+                 tile.at(y));
     }
 };
 
@@ -78,7 +83,7 @@ struct StridedProduct : Step {
 
     void run(const Tile& tile) const override {
         collect_taps(tile, x, convolution, tile.temporary + collected, pitch);
-        multiply(tile, *matrix, {tile.temporary + collected, pitch, offsets.data()}, tile.at(y));
+        multiply(tile, *matrix, {tile.temporary + collected, pitch, offsets.data()}, kNothing, tile.at(y));
     }
 };
 
@@ -133,13 +138,16 @@ StepPointer make_sparse(Group& group, const Value& x, const Value& y, SparseRows
     return step;
 }
 
-StepPointer make_gemm(Group& group, const Value& x, const Value& y, std::shared_ptr<const Matrix> matrix) {
+StepPointer make_gemm(Group& group, const Value& x, const Value* added, const Value& y,
+                      std::shared_ptr<const Matrix> matrix) {
     Checks checks(group);
     check(checks, x, y, *matrix);
     require(matrix->weights.taps == 1, "a 1x1 product takes weights of one tap");
+    checks.added(added, y);
     checks.reads(x);
     checks.writes(y);
     auto step = make<Product>(group, x, y, std::move(matrix));
+    if (added) step->added = *added;
     step->offsets = {0};
     return step;
 }

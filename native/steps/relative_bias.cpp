@@ -15,12 +15,23 @@ RelativeBias::RelativeBias(const float* table, int heads, int window, int margin
     const auto of_query = [&](int i) { return i / window * row + i % window; };
     const auto of_key = [&](int j) { return (most + margin - j / side) * row + most + margin - j % side; };
     const bool in_place = window % lanes == 0;
-    for (int i = 0; i < width; ++i) query_.push_back(in_place ? of_query(i) : i / lanes * keys * lanes);
-    for (int j = 0; j < keys; ++j) key_.push_back(in_place ? of_key(j) : j * lanes);
-    pitch_ = in_place ? row * row : width * keys;
-    numbers_.resize(heads * pitch_);
+    if (in_place) {
+        for (int i = 0; i < width; ++i) query_.push_back(of_query(i));
+        for (int j = 0; j < keys; ++j) key_.push_back(of_key(j));
+        pitch_ = round_up(row * row, 16);
+    } else if (lanes % window == 0) {  // by the distance of the vector's first row from the key's, and the key's column
+        const int rows = round_up(width, lanes) / window;
+        for (int i = 0; i < width; ++i) query_.push_back(i / lanes * (lanes / window) * side * lanes);
+        for (int j = 0; j < keys; ++j) key_.push_back(((side - 1 - j / side) * side + j % side) * lanes);
+        pitch_ = (rows + side) * side * lanes;
+    } else {
+        for (int i = 0; i < width; ++i) query_.push_back(i / lanes * keys * lanes);
+        for (int j = 0; j < keys; ++j) key_.push_back(j * lanes);
+        pitch_ = width * keys;
+    }
+    numbers_ = Memory(heads * pitch_);
     for (int head = 0; head < heads; ++head, table += row * row) {
-        float* to = numbers_.data() + head * pitch_;
+        float* to = reinterpret_cast<float*>(numbers_.data()) + head * pitch_;
         if (in_place) {
             for (int n = 0; n < row * row; ++n) to[n] = table[n] * kLog2E;
         } else {
@@ -31,7 +42,7 @@ RelativeBias::RelativeBias(const float* table, int heads, int window, int margin
 }
 
 void RelativeBias::give(Attention& a) const {
-    a.bias = numbers_.data();
+    a.bias = reinterpret_cast<const float*>(numbers_.data());
     a.bias_pitch = pitch_;
     a.query_bias = query_.data();
     a.key_bias = key_.data();

@@ -28,7 +28,8 @@ using Numbers = std::vector<float>;
 void check_numbers(const Numbers&, std::size_t count);
 
 // product.cpp
-StepPointer make_gemm(Group&, const Value& x, const Value& y, std::shared_ptr<const Matrix>);
+// To the products comes `added`, unless that is null; it may be y.
+StepPointer make_gemm(Group&, const Value& x, const Value* added, const Value& y, std::shared_ptr<const Matrix>);
 struct SparseRows {  // as `Kernels::sparse` takes them
     std::vector<std::int32_t> starts, columns;
     std::vector<float> values;
@@ -42,7 +43,8 @@ StepPointer make_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<
 // binary.cpp
 // `below` may be empty.
 StepPointer make_signs(Group&, const Value& x, const Value& y, Numbers thresholds, Numbers below);
-StepPointer make_binary(Group&, const Value& x, const Value& y, std::shared_ptr<const SignMatrix>);
+// `added` as of make_gemm.
+StepPointer make_binary(Group&, const Value& x, const Value* added, const Value& y, std::shared_ptr<const SignMatrix>);
 StepPointer make_binary_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<const SignMatrix>, Convolution);
 
 // attention.cpp

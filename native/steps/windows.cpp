@@ -39,7 +39,8 @@ void copy_runs(const Planes& from, const Planes& to, int planes) {
 }
 
 void copy_planes(const Planes& from, const Planes& to, int planes, int count) {
-    switch (count) {  // the windows of most networks: copies of a constant size
+    switch (count) {  // the windows of most networks and half of them: copies of a constant size
+        case 4: return copy_runs<4>(from, to, planes);
         case 8: return copy_runs<8>(from, to, planes);
         case 16: return copy_runs<16>(from, to, planes);
     }

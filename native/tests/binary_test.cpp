@@ -34,8 +34,15 @@ void test_binary(const Kernels& k) {
         weights.insert(weights.end(), {Word(generator()), whole(0, 4) ? Word(generator()) : ~Word{0}, of_scale});
     }
     for (int row = 0; row < rows; ++row) start.push_back(float(whole(-50, 50)));
+    Map added(rows, width);
+    for (int row = 0; row < rows; ++row)
+        for (int i = 0; i < width; ++i) added.planes().floats(row)[i] = float(whole(-50, 50));
+    const bool adds = whole(0, 1), in_place = whole(0, 1);
+    if (in_place) y = added;
+    const Planes nothing{nullptr, 0}, summand = in_place ? y.planes() : added.planes();
     bool right = true;
-    k.binary({weights.data(), rows, terms, offsets.data(), bits.words.data(), width, y.planes(), start.data()});
+    k.binary({weights.data(), rows, terms, offsets.data(), bits.words.data(), width, y.planes(), start.data(),
+              adds ? summand : nothing});
     for (int row = 0; row < rows; ++row)
         for (int i = 0; i < width; ++i) {
             float sum = start[row];
@@ -45,7 +52,7 @@ void test_binary(const Kernels& k) {
                 std::memcpy(&scale, w + 2, sizeof scale);
                 sum += scale * float(__builtin_popcount((bits.words[offsets[term] + i] ^ w[0]) & w[1]));
             }
-            right &= y.at(row, i) == sum;
+            right &= y.at(row, i) == sum + (adds ? added.at(row, i) : 0.0f);
         }
     expect(right, k, "product of signs");
 }

@@ -27,7 +27,10 @@ void test_gemm(const Kernels& k, Format format) {
     for (auto& sum : sums) sum = whole(0, 9999);
 
     const bool raw = format == Format::u8 && whole(0, 2) == 0, with_mid = format == Format::u8 && !raw && whole(0, 1);
-    Map output(rows, width);
+    Map added(rows, width);
+    added.fill(9);
+    const bool adds = !raw && whole(0, 1), in_place = adds && whole(0, 1);
+    Map output = in_place ? added : Map(rows, width);
     Gemm g{};
     g.format = format, g.weights = aligned, g.rows = rows, g.taps = taps, g.planes = planes;
     g.offsets = offsets.data(), g.input = input.words.data(), g.pitch = input.pitch, g.width = width;
@@ -37,6 +40,7 @@ void test_gemm(const Kernels& k, Format format) {
     g.mid = with_mid ? mid.data() : nullptr;
     g.sums = with_mid ? sums.data() : nullptr;
     g.rows_per_group = group;
+    if (adds) g.added = in_place ? output.planes() : added.planes();
     k.gemm(g);
 
     Worst worst;
@@ -59,6 +63,7 @@ void test_gemm(const Kernels& k, Format format) {
             double y = g.scale ? scale[n] * sum : sum;
             if (with_mid) y += double(mid[n]) * sums[n / group * width + x];
             if (g.bias) y += bias[n];
+            if (adds) y += added.at(n, x);
             if (!raw) worst.see(output.at(n, x), y);
         }
     expect(exact && worst.within(1e-5), k, "gemm" + worst.text());

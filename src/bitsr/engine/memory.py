@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from bitsr.engine.groups import Group, crossing
-from bitsr.engine.ops import IN_PLACE, Op, Value
+from bitsr.engine.ops import Op, Value
 
 ALIGNMENT = 16  # words
 Lives = Mapping[Value, tuple[int, int]]  # first and last time of use
@@ -69,14 +69,9 @@ def _local_heirs(ops: list[Op], lives: Lives) -> dict[Value, Value]:
         made = op.output
         if made is not None and made in lives:
             for x in op.inputs:
-                if x in lives and lives[x][1] == i and x.layout == made.layout and _in_place(op, x):
+                if x in lives and lives[x][1] == i and x.layout == made.layout and op.may_overwrite(x):
                     heirs[made] = x
     return heirs
-
-
-def _in_place(op: Op, x: Value) -> bool:
-    """Whether the op may write over ``x``: it reads no part of it besides."""
-    return op.kind in IN_PLACE and all(v is x for v in op.inputs if v.root is x)
 
 
 def _heirs(groups: list[Group], lives: Lives) -> dict[Value, Value]:
@@ -91,7 +86,7 @@ def _heirs(groups: list[Group], lives: Lives) -> dict[Value, Value]:
             made = op.output
             if made is None or made not in lives:
                 continue
-            fitting = [x for x, read in dying.items() if read < i + _in_place(op, x) and x.layout == made.layout]
+            fitting = [x for x, read in dying.items() if read < i + op.may_overwrite(x) and x.layout == made.layout]
             for x in fitting[:1]:
                 heirs[made] = x
                 del dying[x]

@@ -9,6 +9,7 @@ Format = Literal["f32", "bf16", "u8", "bits"]
 CHANNELS_PER_WORD: dict[Format, int] = {"f32": 1, "bf16": 2, "u8": 4, "bits": 32}
 
 IN_PLACE = {"activation", "prelu", "add", "multiply", "affine", "round"}  # kinds that may write over what they read
+ADDING = {"gemm", "binary"}  # kinds that add a second input, if there is one
 
 
 @dataclass(eq=False)
@@ -60,6 +61,12 @@ class Op:
     @property
     def touched(self) -> tuple[Value, ...]:
         return self.inputs if self.output is None else (*self.inputs, self.output)
+
+    def may_overwrite(self, x: Value) -> bool:
+        """Whether the op may write over its input ``x``, of which it reads nothing but the pixel being written."""
+        if self.kind in ADDING:
+            return self.inputs[1:] == (x,) and self.inputs[0].root is not x
+        return self.kind in IN_PLACE and all(v is x for v in self.inputs if v.root is x)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from bitsr.engine.crossings import crossings_of
 from bitsr.engine.matrices import product_format
-from bitsr.engine.ops import Format, Graph, Op, Value
+from bitsr.engine.ops import ADDING, Format, Graph, Op, Value
 from bitsr.program import steps
 from bitsr.program.maps import reflection, resize_taps
 from bitsr.program.program import Program
@@ -33,7 +34,7 @@ def rewrite(
     for step in program.steps:
         REWRITES[type(step)](rewriter, step)
     rewriter.ops.append(Op("output", (rewriter.maps[program.output],), None))
-    ops = _used(rewriter.ops)
+    ops = _with_additions(_used(rewriter.ops))
     for op in ops:
         if op.kind in ("conv2d", "binary_conv2d"):
             *_, padding = op.parameters
@@ -341,7 +342,7 @@ def _numbers(quantizer: Quantizer) -> tuple[float, float, int]:
     return quantizer.lower, quantizer.step, quantizer.levels
 
 
-def _used(ops: list[Op]) -> tuple[Op, ...]:
+def _used(ops: list[Op]) -> list[Op]:
     """Without those whose values nothing reads."""
     needed: set[Value] = set()
     kept = []
@@ -349,4 +350,19 @@ def _used(ops: list[Op]) -> tuple[Op, ...]:
         if op.output is None or op.output in needed:
             needed |= set(op.inputs)
             kept.append(op)
-    return tuple(reversed(kept))
+    return kept[::-1]
+
+
+def _with_additions(ops: list[Op]) -> tuple[Op, ...]:
+    """Sums of a product that nothing else reads and of another value become part of the product."""
+    uses = Counter(x for op in ops for x in op.inputs)
+    products = {op.output: op for op in ops if op.output and op.kind in ADDING and uses[op.output] == 1}
+    replaced: dict[Op, Op | None] = {}
+    for op in ops:
+        product = next((products[x] for x in reversed(op.inputs) if x in products), None)
+        if op.kind == "add" and product is not None:
+            (other,) = (x for x in op.inputs if x is not product.output)
+            replaced[op] = Op(product.kind, (*product.inputs, other), op.output, product.parameters, product.elsewhere)
+            replaced[product] = None
+    after = (replaced.get(op, op) for op in ops)
+    return tuple(op for op in after if op is not None)
