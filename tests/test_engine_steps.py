@@ -197,7 +197,7 @@ def test_sums_of_maps_and_products_of_the_same_maps(quantizer: Quantizer | None)
     weight = 0.3 * np.random.default_rng(3).normal(size=(40, 40)).astype(np.float32)
     made = [
         steps.Affine("x", "input", 2.0), steps.Linear("a", "x", "w", quantizer=quantizer), steps.Add("b", "a", "x"),
-        steps.Linear("c", "b", "w", quantizer=quantizer), steps.Add("d", "x", "c"),
+        steps.Linear("c", "b", "w", quantizer=quantizer), steps.Add("d", "b", "c"), steps.Add("e", "x", "d"),
     ]  # fmt: skip
     compare(program_of(40, *made, w=weight), random_map(5, 70, 40), 1e-5 if quantizer is None else 0.02)
 

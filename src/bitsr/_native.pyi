@@ -9,7 +9,7 @@ Everything is checked when it is added: ValueError says what is wrong, TypeError
 map that a step writes may be used by other steps of its group only at the same pixels.
 """
 
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,14 +108,24 @@ class Plan:
     def fill_border(self, x: int) -> None:
         """In a rows group of the size of map x, after what wrote it."""
 
+    @overload
     def gemm(self, x: int, y: int, matrix: Matrix) -> None:
         """A linear layer or 1x1 convolution; y is "f32"."""
+
+    @overload
+    def gemm(self, x: int, added: int, y: int, matrix: Matrix) -> None:
+        """The same with ``added``, "f32", added to it, which y may lie over."""
 
     def conv2d(self, x: int, y: int, matrix: Matrix, kernel_h: int, kernel_w: int, stride: int, padding: int) -> None:
         """Of a map whose border is at least ``padding``, in a rows group of the size of the output."""
 
+    @overload
     def binary(self, x: int, y: int, matrix: SignMatrix) -> None:
         """A linear layer of signs; x is "bits", y "f32"."""
+
+    @overload
+    def binary(self, x: int, added: int, y: int, matrix: SignMatrix) -> None:
+        """The same with ``added``, as of `gemm`."""
 
     def binary_conv2d(
         self, x: int, y: int, matrix: SignMatrix, kernel_h: int, kernel_w: int, stride: int, padding: int
