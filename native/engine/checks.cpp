@@ -95,7 +95,7 @@ void Checks::record(const Access& now) {
     group_.accesses.push_back(now);
 }
 
-void Checks::added(const Value* added, const Value& y) {
+void Checks::added(const std::optional<Value>& added, const Value& y) {
     if (!added) return;
     format(*added, Format::f32);
     same_channels(*added, y);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 
 #include "engine/group.hpp"
 
@@ -33,8 +34,8 @@ public:
     // A map of the group's size of which a tile reads or writes its window.
     void touches_window(const Value&, bool writes);
 
-    // What is added to y where that is written; null: nothing.
-    void added(const Value*, const Value& y);
+    // What, if anything, is added to y where that is written.
+    void added(const std::optional<Value>&, const Value& y);
 
     // Two values of a step that may not share memory, or only so that every pixel keeps its place.
     static void disjoint(const Value&, const Value&);

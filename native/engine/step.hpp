@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "engine/value.hpp"
 
@@ -19,6 +20,7 @@ struct Tile {
 
     // The value at this tile.
     Planes at(const Value& v) const { return pixel(v, y, x); }
+    Planes at(const std::optional<Value>& v) const { return v ? at(*v) : Planes{nullptr, 0}; }
     Planes pixel(const Value& v, std::ptrdiff_t row, std::ptrdiff_t column) const {
         return {spaces[int(v.space)] + v.origin + row * v.row + column * v.column, v.pitch};
     }

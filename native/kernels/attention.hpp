@@ -121,14 +121,6 @@ struct Heads {
         return pair_bf16(level(0), present > 1 ? level(1) : F{});
     }
 
-    // Calls use(w, codes) with the words of codes of the numbers that `at` gives for each channel.
-    template <class At, class Use>
-    BITSR_INLINE void each_word(const Coder& code, At at, Use use) const {
-        const int whole = size / 4;
-        for (int w = 0; w < whole; ++w) use(w, code_words<4>(code, [&](int c) { return at(4 * w + c); }));
-        if (size % 4) use(whole, code_words(code, size % 4, [&](int c) { return at(4 * whole + c); }));
-    }
-
     // `common`: the part of the sums of keys' codes that all have.
     BITSR_INLINE void prepare_queries(int common) const {
         if constexpr (scores == Format::u8) {
@@ -137,10 +129,11 @@ struct Heads {
             const F limit = splat(4194304.0f);  // exact as float, together with the sum of products
             for (int i = 0; i < a.width; i += L) {
                 I sum = {};
-                each_word(q_code, [&](int c) { return query(c, i); }, [&](int w, U words) {
+                for (int w = 0; w < score_words; ++w) {
+                    const U words = code_words(q_code, size - 4 * w, [&](int c) { return query(4 * w + c, i); });
                     Codes::dot(sum, Codes::input(words), Codes::weight(ones));
                     store(scratch.queries + w * a.width + i, words);
-                });
+                }
                 const F start = fma(to_float(sum), factor, offset);
                 store(scratch.starts + i, round_to_int(min(max(start, -limit), limit)));
             }
@@ -160,10 +153,11 @@ struct Heads {
         if constexpr (scores == Format::u8) {
             for (int i = 0; i < a.width; i += L) {
                 I sum = {};
-                each_word(k_code, [&](int c) { return key(c, i); }, [&](int w, U here) {
+                for (int w = 0; w < score_words; ++w) {
+                    const U here = code_words(k_code, size - 4 * w, [&](int c) { return key(4 * w + c, i); });
                     Codes::dot(sum, Codes::input(here), Codes::weight(ones));
                     spread<scores>(scratch.keys + (w * a.width + i) * words, here ^ 0x80808080u);
-                });
+                }
                 store(scratch.per_key + i, sum);
             }
             const std::int32_t* sums = reinterpret_cast<const std::int32_t*>(scratch.per_key);
@@ -193,24 +187,18 @@ struct Heads {
         };
         for (int c = 0; c < size; ++c) scratch.per_channel[c] = 0;
         if constexpr (values == Format::u8) {
-            const auto words_of = [&](int c, int i) {
-                return code_words<4>(v_code, [&](int n) { return value(c, n * stride + i); });
-            };
-            if (a.attention->lower == 0) {
-                for (int c = 0; c < size; ++c)
-                    for (int i = 0; i < stride; i += L) put(c, i, words_of(c, i) ^ 0x80808080u);
-                return;
-            }
-            // The terms of `attention.lower`, with the sums of the codes of all tokens.
+            const float lower = a.attention->lower;
             for (int c = 0; c < size; ++c) {
-                I sums = {};
+                I sums = {};  // of the codes of all tokens, for the term of `lower`
                 for (int i = 0; i < stride; i += L) {
-                    const U words = words_of(c, i);
-                    Codes::dot(sums, Codes::input(present(words, i)), Codes::weight(ones));
+                    const U words = code_words<4>(v_code, [&](int n) { return value(c, n * stride + i); });
+                    if (lower != 0) Codes::dot(sums, Codes::input(present(words, i)), Codes::weight(ones));
                     put(c, i, words ^ 0x80808080u);
                 }
-                const int sum = total(sums);
-                scratch.per_channel[c] = a.attention->lower * ((sum - a.tokens * zero) * a.v->step + a.tokens * rest);
+                if (lower != 0) {
+                    const float sum = total(to_float(sums)) - float(a.tokens * zero);  // whole numbers below 2^24
+                    scratch.per_channel[c] = lower * (sum * a.v->step + a.tokens * rest);
+                }
             }
         } else {
             for (int c = 0; c < size; ++c)

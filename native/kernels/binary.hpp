@@ -116,19 +116,15 @@ inline std::int64_t binary_products(std::int64_t steps) {
     return steps * count * L;
 }
 
+// `word`, with `bit` set where a >= b.
+BITSR_INLINE U with_bit(U word, U bit, F a, F b) {
 #if defined(__AVX512F__) && BITSR_LANES == 16
-typedef __mmask16 Where;
-BITSR_INLINE Where at_least(F a, F b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ); }
-BITSR_INLINE Where either(Where a, Where b) { return _kor_mask16(a, b); }
-BITSR_INLINE U with_bit(U word, U bit, Where where) {
+    const __mmask16 where = _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
     return (U)_mm512_mask_or_epi32((__m512i)word, where, (__m512i)word, (__m512i)bit);
-}
 #else
-typedef U Where;
-BITSR_INLINE Where at_least(F a, F b) { return (U)(a >= b); }
-BITSR_INLINE Where either(Where a, Where b) { return a | b; }
-BITSR_INLINE U with_bit(U word, U bit, Where where) { return word | (where & bit); }
+    return word | ((U)(a >= b) & bit);
 #endif
+}
 
 template <bool valley>
 void signs_of(Planes x, Planes bits, int channels, int width, const float* thresholds, const float* below) {
@@ -138,9 +134,9 @@ void signs_of(Planes x, Planes bits, int channels, int width, const float* thres
             U word = {};
             for (int c = 0; c < count; ++c) {
                 const F here = load<F>(x.floats(first + c) + i);
-                Where where = at_least(here, splat(thresholds[first + c]));
-                if (valley) where = either(where, at_least(splat(below[first + c]), here));
-                word = with_bit(word, splat(Word{1} << c), where);
+                const U bit = splat(Word{1} << c);
+                word = with_bit(word, bit, here, splat(thresholds[first + c]));
+                if (valley) word = with_bit(word, bit, splat(below[first + c]), here);
             }
             store(bits.words(first / 32) + i, word);
         }

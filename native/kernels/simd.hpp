@@ -208,15 +208,6 @@ BITSR_INLINE I lane_numbers() {
 }
 
 // The sum of the lanes.
-BITSR_INLINE int total(I x) {
-#if defined(__AVX512F__) && BITSR_LANES == 16
-    return _mm512_reduce_add_epi32((__m512i)x);
-#else
-    int sum = 0;
-    for (int i = 0; i < L; ++i) sum += x[i];
-    return sum;
-#endif
-}
 BITSR_INLINE float total(F x) {
 #if defined(__AVX512F__) && BITSR_LANES == 16
     return _mm512_reduce_add_ps((__m512)x);

@@ -25,8 +25,7 @@ struct BinaryProduct : Step {
 
     void multiply(const Tile& tile, const Word* input) const {
         tile.kernels.binary({matrix->words.data(), matrix->rows, int(matrix->terms.size()), offsets.data(), input,
-                             tile.width, tile.at(y), matrix->start.data(),
-                             added ? tile.at(*added) : Planes{nullptr, 0}});
+                             tile.width, tile.at(y), matrix->start.data(), tile.at(added)});
     }
     void run(const Tile& tile) const override { multiply(tile, tile.at(x).data); }
 };
@@ -100,7 +99,7 @@ StepPointer make_signs(Group& group, const Value& x, const Value& y, Numbers thr
     return step;
 }
 
-StepPointer make_binary(Group& group, const Value& x, const Value* added, const Value& y,
+StepPointer make_binary(Group& group, const Value& x, const std::optional<Value>& added, const Value& y,
                         std::shared_ptr<const SignMatrix> matrix) {
     Checks checks(group);
     check(checks, x, y, *matrix);
@@ -111,7 +110,7 @@ StepPointer make_binary(Group& group, const Value& x, const Value* added, const 
     auto step = std::make_unique<BinaryProduct>();
     step->x = x;
     step->y = y;
-    if (added) step->added = *added;
+    step->added = added;
     for (const SignMatrix::Term& term : matrix->terms) step->offsets.push_back(term.plane * x.pitch);
     step->matrix = std::move(matrix);
     return step;

@@ -141,13 +141,13 @@ void bind_products(nb::class_<Plan>& plan) {
     define<int, int, SignMatrixPointer>(
         plan, "binary",
         [](Plan& p, Group& g, int x, int y, SignMatrixPointer matrix) {
-            return make_binary(g, p.value(x), nullptr, p.value(y), matrix);
+            return make_binary(g, p.value(x), {}, p.value(y), matrix);
         },
         "x", "y", "matrix");
     define<int, int, int, SignMatrixPointer>(
         plan, "binary",
         [](Plan& p, Group& g, int x, int added, int y, SignMatrixPointer matrix) {
-            return make_binary(g, p.value(x), &p.value(added), p.value(y), matrix);
+            return make_binary(g, p.value(x), p.value(added), p.value(y), matrix);
         },
         "x", "added", "y", "matrix");
     define<int, int, SignMatrixPointer, int, int, int, int>(
@@ -160,13 +160,13 @@ void bind_products(nb::class_<Plan>& plan) {
     define<int, int, MatrixPointer>(
         plan, "gemm",
         [](Plan& p, Group& g, int x, int y, MatrixPointer matrix) {
-            return make_gemm(g, p.value(x), nullptr, p.value(y), matrix);
+            return make_gemm(g, p.value(x), {}, p.value(y), matrix);
         },
         "x", "y", "matrix");
     define<int, int, int, MatrixPointer>(
         plan, "gemm",
         [](Plan& p, Group& g, int x, int added, int y, MatrixPointer matrix) {
-            return make_gemm(g, p.value(x), &p.value(added), p.value(y), matrix);
+            return make_gemm(g, p.value(x), p.value(added), p.value(y), matrix);
         },
         "x", "added", "y", "matrix");
     using Ints = const Array<std::int32_t, 1>&;

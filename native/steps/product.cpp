@@ -56,8 +56,6 @@ std::size_t sums_words(const Matrix& matrix, int width) {
     return matrix.sums.rows ? std::size_t(matrix.sums.rows_per_group()) * width : 0;
 }
 
-constexpr Planes kNothing{nullptr, 0};
-
 // The taps of neighbouring outputs are neighbours in the input: they are read where they lie.
 struct Product : Step {
     Value x, y;
@@ -67,8 +65,7 @@ struct Product : Step {
 
     void run(const Tile& tile) const override {
         const Planes pixels = tile.at(x);
-        multiply(tile, *matrix, {pixels.data, pixels.pitch, offsets.data()}, added ? tile.at(*added) : kNothing,
-                 tile.at(y));
+        multiply(tile, *matrix, {pixels.data, pixels.pitch, offsets.data()}, tile.at(added), tile.at(y));
     }
 };
 
@@ -83,7 +80,7 @@ struct StridedProduct : Step {
 
     void run(const Tile& tile) const override {
         collect_taps(tile, x, convolution, tile.temporary + collected, pitch);
-        multiply(tile, *matrix, {tile.temporary + collected, pitch, offsets.data()}, kNothing, tile.at(y));
+        multiply(tile, *matrix, {tile.temporary + collected, pitch, offsets.data()}, {nullptr, 0}, tile.at(y));
     }
 };
 
@@ -138,7 +135,7 @@ StepPointer make_sparse(Group& group, const Value& x, const Value& y, SparseRows
     return step;
 }
 
-StepPointer make_gemm(Group& group, const Value& x, const Value* added, const Value& y,
+StepPointer make_gemm(Group& group, const Value& x, const std::optional<Value>& added, const Value& y,
                       std::shared_ptr<const Matrix> matrix) {
     Checks checks(group);
     check(checks, x, y, *matrix);
@@ -147,7 +144,7 @@ StepPointer make_gemm(Group& group, const Value& x, const Value* added, const Va
     checks.reads(x);
     checks.writes(y);
     auto step = make<Product>(group, x, y, std::move(matrix));
-    if (added) step->added = *added;
+    step->added = added;
     step->offsets = {0};
     return step;
 }

@@ -28,8 +28,9 @@ using Numbers = std::vector<float>;
 void check_numbers(const Numbers&, std::size_t count);
 
 // product.cpp
-// To the products comes `added`, unless that is null; it may be y.
-StepPointer make_gemm(Group&, const Value& x, const Value* added, const Value& y, std::shared_ptr<const Matrix>);
+// To the products comes `added`, if there is such a value; it may be y.
+StepPointer make_gemm(Group&, const Value& x, const std::optional<Value>& added, const Value& y,
+                      std::shared_ptr<const Matrix>);
 struct SparseRows {  // as `Kernels::sparse` takes them
     std::vector<std::int32_t> starts, columns;
     std::vector<float> values;
@@ -44,7 +45,8 @@ StepPointer make_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<
 // `below` may be empty.
 StepPointer make_signs(Group&, const Value& x, const Value& y, Numbers thresholds, Numbers below);
 // `added` as of make_gemm.
-StepPointer make_binary(Group&, const Value& x, const Value* added, const Value& y, std::shared_ptr<const SignMatrix>);
+StepPointer make_binary(Group&, const Value& x, const std::optional<Value>& added, const Value& y,
+                        std::shared_ptr<const SignMatrix>);
 StepPointer make_binary_conv2d(Group&, const Value& x, const Value& y, std::shared_ptr<const SignMatrix>, Convolution);
 
 // attention.cpp

@@ -362,7 +362,7 @@ def _with_additions(ops: list[Op]) -> tuple[Op, ...]:
         product = next((products[x] for x in reversed(op.inputs) if x in products), None)
         if op.kind == "add" and product is not None:
             (other,) = (x for x in op.inputs if x is not product.output)
-            replaced[op] = Op(product.kind, (*product.inputs, other), op.output, product.parameters, product.elsewhere)
+            replaced[op] = Op(product.kind, (*product.inputs, other), op.output, product.parameters)
             replaced[product] = None
     after = (replaced.get(op, op) for op in ops)
     return tuple(op for op in after if op is not None)
